@@ -1,0 +1,70 @@
+import type { Kysely } from "kysely";
+import { LedgerError } from "../src/errors.ts";
+import { codeOf, driverFacts } from "../src/database/sqlstate.ts";
+import { migrationProvider, migrationTables, type SchemaOptions } from "./provider.ts";
+
+export type MigrateOptions = SchemaOptions;
+
+/** What a run of the migrator did: the names it applied or took back, in order; empty when there was nothing to do. */
+export interface MigrationOutcome {
+  readonly migrations: readonly string[];
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: Kysely is invariant in its database type, no other type takes every handle
+type AnyKysely = Kysely<any>;
+
+/**
+ * Brings the ledger's schema up to date. Many processes may call it at once: a lock lets one work and
+ * the others find nothing left to do. All pending migrations commit together. In a caller's transaction
+ * (`db` is one) nothing is committed here. Throws the codes of the database's errors (`db.*`).
+ */
+export async function migrate(db: AnyKysely, options: MigrateOptions = {}): Promise<MigrationOutcome> {
+  const migrator = await migratorFor(db, options);
+  return outcomeOf(await migrator.migrateToLatest());
+}
+
+/** Takes back every migration, and with them all data of the ledger. */
+export async function rollback(db: AnyKysely, options: MigrateOptions = {}): Promise<MigrationOutcome> {
+  const migrator = await migratorFor(db, options);
+  return outcomeOf(await migrator.migrateTo((await noMigrations()) as never));
+}
+
+interface MigrationResults {
+  readonly error?: unknown;
+  readonly results?: readonly { readonly migrationName: string; readonly status: string }[] | undefined;
+}
+
+async function migratorFor(db: AnyKysely, options: MigrateOptions) {
+  const { Migrator } = await loadMigration();
+  return new Migrator({ db: db.withoutPlugins(), provider: migrationProvider(options), ...migrationTables(options) });
+}
+
+async function noMigrations() {
+  return (await loadMigration()).NO_MIGRATIONS;
+}
+
+type MigrationModule = Pick<typeof import("kysely/migration"), "Migrator" | "NO_MIGRATIONS">;
+
+/** Kysely 0.29 moved its migrator to a subpath that 0.28 does not have. */
+async function loadMigration(): Promise<MigrationModule> {
+  try {
+    return await import("kysely/migration");
+  } catch (error) {
+    const root: Partial<Record<keyof MigrationModule, unknown>> = await import("kysely");
+    if (root.Migrator === undefined) throw error;
+    return root as MigrationModule;
+  }
+}
+
+function outcomeOf({ error, results = [] }: MigrationResults): MigrationOutcome {
+  if (error !== undefined) {
+    const { sqlstate, constraint } = driverFacts(error);
+    throw new LedgerError(sqlstate === undefined ? "schema.missing" : codeOf(error), {
+      message: "The schema could not be migrated.",
+      sqlstate,
+      constraint,
+      cause: error,
+    });
+  }
+  return { migrations: results.filter(({ status }) => status === "Success").map(({ migrationName }) => migrationName) };
+}

@@ -1,0 +1,49 @@
+import type { Kysely } from "kysely";
+import type { LedgerTables } from "./tables.ts";
+
+/** How a ledger behaves, the same for all of its functions. */
+export interface LedgerSettings {
+  /** Whether new jobs and ended runs are announced by NOTIFY. Polling works without. */
+  readonly notify: boolean;
+  /** The longest that a function waits for one lock, in milliseconds. */
+  readonly lockWaitMs: number;
+}
+
+/**
+ * What every function that touches the database takes first: a handle bound to the ledger's schema,
+ * free of the service's plugins, and the knowledge of whose transaction it runs in.
+ */
+export interface Executor {
+  readonly handle: Kysely<LedgerTables>;
+  readonly schema: string;
+  readonly settings: LedgerSettings;
+  /** The transaction around this executor: none, one that the ledger began, or the caller's. */
+  readonly transaction: "none" | "own" | "caller";
+  /** Set when a statement of the transaction failed; cleared by going back to a savepoint. */
+  readonly health: { failed: boolean };
+}
+
+// Any database type, plugins and dialect: this is the border where the service's own handle comes in.
+// biome-ignore lint/suspicious/noExplicitAny: Kysely is invariant in its database type, no other type takes every handle
+export type AnyKysely = Kysely<any>;
+
+/** Binds the service's handle. The order matters: `withoutPlugins` would take the schema away again. */
+export function createExecutor(db: AnyKysely, schema: string, settings: LedgerSettings): Executor {
+  return {
+    handle: db.withoutPlugins().withSchema(schema),
+    schema,
+    settings,
+    transaction: db.isTransaction ? "caller" : "none",
+    health: { failed: false },
+  };
+}
+
+/** The channel on which the arrival of runnable jobs is announced, without a payload. */
+export function jobsChannel(schema: string): string {
+  return `${schema}_jobs`;
+}
+
+/** The channel on which ended workflow runs are announced, by id. */
+export function runsChannel(schema: string): string {
+  return `${schema}_runs`;
+}

@@ -1,0 +1,84 @@
+/** What a driver's error says, and the one place where SQLSTATE becomes a code of ours. */
+import type { LedgerErrorCode } from "../errors.ts";
+
+export interface DriverFacts {
+  readonly sqlstate: string | undefined;
+  readonly constraint: string | undefined;
+  /** The connection broke while a statement was under way. */
+  readonly connectionLost: boolean;
+}
+
+const lostInFlight = new Set(["ECONNRESET", "EPIPE", "CONNECTION_CLOSED", "CONNECTION_DESTROYED", "ETIMEDOUT"]);
+const neverConnected = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+  "CONNECT_TIMEOUT",
+]);
+const lostMessage = /connection terminated|connection ended|server closed the connection|socket has been ended/i;
+const unreachableMessage =
+  /timeout exceeded when trying to connect|connection timeout|driver has already been destroyed|after calling end on the pool/i;
+
+export function driverFacts(error: unknown): DriverFacts {
+  const code = stringField(error, "code");
+  const sqlstate = code !== undefined && /^[0-9A-Z]{5}$/.test(code) && !neverConnected.has(code) ? code : undefined;
+  return {
+    sqlstate: sqlstate === "EPIPE" ? undefined : sqlstate,
+    constraint: stringField(error, "constraint") ?? stringField(error, "constraint_name"),
+    connectionLost:
+      (code !== undefined && lostInFlight.has(code)) || lostMessage.test(messageOf(error)) || isShutdown(code),
+  };
+}
+
+/** The code for a driver's error, by SQLSTATE class where no single state says more. */
+export function codeOf(error: unknown): LedgerErrorCode {
+  const { sqlstate, connectionLost } = driverFacts(error);
+  if (connectionLost || isUnreachable(error)) return "db.unavailable";
+  if (sqlstate === undefined) return "db.error";
+  return bySqlstate[sqlstate] ?? byClass[sqlstate.slice(0, 2)] ?? "db.error";
+}
+
+const bySqlstate: Readonly<Record<string, LedgerErrorCode>> = {
+  "40001": "db.serialization_conflict",
+  "40P01": "db.deadlock",
+  "55P03": "db.lock_timeout",
+  "57014": "db.query_canceled",
+  "57P03": "db.unavailable",
+  "53300": "db.unavailable",
+  "25P02": "db.transaction_aborted",
+  "42501": "db.forbidden",
+  "3F000": "schema.missing",
+  "42P01": "schema.missing",
+  "42703": "schema.missing",
+  "42883": "schema.missing",
+};
+
+const byClass: Readonly<Record<string, LedgerErrorCode>> = {
+  "08": "db.unavailable",
+  "22": "db.value_rejected",
+  "23": "db.constraint_violated",
+  "53": "db.unavailable",
+  "57": "db.unavailable",
+};
+
+/** 57P01 and 57P02: the server ended the session, perhaps between a commit and its answer. */
+function isShutdown(code: string | undefined): boolean {
+  return code === "57P01" || code === "57P02";
+}
+
+function isUnreachable(error: unknown): boolean {
+  const code = stringField(error, "code");
+  return (code !== undefined && neverConnected.has(code)) || unreachableMessage.test(messageOf(error));
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : "";
+}
+
+function stringField(error: unknown, field: string): string | undefined {
+  if (typeof error !== "object" || error === null || !(field in error)) return undefined;
+  const value: unknown = Reflect.get(error, field);
+  return typeof value === "string" ? value : undefined;
+}

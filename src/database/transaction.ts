@@ -1,0 +1,98 @@
+/** The one place that begins transactions, retries them, and notices what became of their commit. */
+import { sql } from "kysely";
+import { isLedgerError, LedgerError, type LedgerErrorCode } from "../errors.ts";
+import type { Executor } from "./executor.ts";
+import { failure } from "./failures.ts";
+import { driverFacts } from "./sqlstate.ts";
+import { reading } from "./statement.ts";
+
+/**
+ * How often a transaction is tried in all, by the SQLSTATE that ended it. A lock that was not granted
+ * has already been waited for up to the bound.
+ */
+const triesBySqlstate: Readonly<Record<string, number>> = { "40001": 5, "40P01": 5, "55P03": 2 };
+const BASE_DELAY_MS = 10;
+
+/**
+ * Runs `body` in a READ COMMITTED transaction: the caller's where there is one, else an own one that
+ * is retried after a conflict. Round trips of its own: none in a caller's transaction, else two.
+ */
+export async function inTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
+  if (executor.transaction !== "none") return body(executor);
+  return retrying(() => ownTransaction(executor, body));
+}
+
+/**
+ * Runs `attempt` again after 40001, 40P01 or 55P03, a few times with jittered delays. For whatever
+ * owns its transaction: inside a caller's transaction only the caller can start over.
+ */
+export async function retrying<T>(attempt: () => Promise<T>): Promise<T> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if (tries >= triesFor(error)) throw error;
+      await delay(Math.random() * BASE_DELAY_MS * 2 ** tries);
+    }
+  }
+}
+
+function triesFor(error: unknown): number {
+  return isLedgerError(error) && error.sqlstate !== undefined ? (triesBySqlstate[error.sqlstate] ?? 1) : 1;
+}
+
+function delay(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+async function ownTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
+  let committing = false;
+  try {
+    return await executor.handle
+      .transaction()
+      .setIsolationLevel("read committed")
+      .execute(async (trx) => {
+        const own: Executor = { ...executor, handle: trx, transaction: "own", health: { failed: false } };
+        const result = await body(own);
+        // Kysely before 0.29.8 takes the server's ROLLBACK for a commit.
+        if (own.health.failed) throw new LedgerError("db.transaction_aborted");
+        committing = true;
+        return result;
+      });
+  } catch (error) {
+    if (committing && driverFacts(error).connectionLost)
+      throw new LedgerError("db.commit_unconfirmed", { cause: error });
+    throw failure(error, executor, false);
+  }
+}
+
+/** Throws `code` before anything else is sent, unless the caller's transaction is READ COMMITTED. One round trip there, none elsewhere. */
+export async function requireReadCommitted(executor: Executor, code: LedgerErrorCode): Promise<void> {
+  if (executor.transaction !== "caller") return;
+  const row = await isolationLevel.executeFirst(executor, {});
+  if (row?.level !== "read committed" && row?.level !== "read uncommitted") throw new LedgerError(code);
+}
+
+const isolationLevel = reading(
+  "isolation_level",
+  {},
+  () => sql<{ level: string }>`select current_setting('transaction_isolation') as level`,
+);
+
+/** Marks a point to go back to; going back gives up the locks taken since. One round trip each. */
+export async function savepoint(executor: Executor): Promise<void> {
+  await beginSavepoint.execute(executor, {});
+}
+
+export async function rollbackToSavepoint(executor: Executor): Promise<void> {
+  await backToSavepoint.execute(executor, {});
+  executor.health.failed = false;
+}
+
+export async function releaseSavepoint(executor: Executor): Promise<void> {
+  await endSavepoint.execute(executor, {});
+}
+
+const beginSavepoint = reading("savepoint", {}, () => sql<never>`savepoint runledger`);
+const backToSavepoint = reading("rollback_to_savepoint", {}, () => sql<never>`rollback to savepoint runledger`);
+const endSavepoint = reading("release_savepoint", {}, () => sql<never>`release savepoint runledger`);

@@ -1,0 +1,148 @@
+/** The one error type of the module, and the one table of its codes. */
+
+export type ErrorCategory = "conflict" | "validation" | "not_found" | "forbidden" | "unavailable" | "internal";
+
+interface CodeEntry {
+  readonly category: ErrorCategory;
+  /** Whether the same call may succeed when it is made again unchanged. */
+  readonly retryable: boolean;
+  readonly message: string;
+}
+
+const conflict = (message: string, retryable = false): CodeEntry => ({ category: "conflict", retryable, message });
+const validation = (message: string): CodeEntry => ({ category: "validation", retryable: false, message });
+const notFound = (message: string): CodeEntry => ({ category: "not_found", retryable: false, message });
+const unavailable = (message: string, retryable = true): CodeEntry => ({ category: "unavailable", retryable, message });
+const internal = (message: string): CodeEntry => ({ category: "internal", retryable: false, message });
+const isolation = (operation: string): CodeEntry =>
+  validation(`${operation} needs a READ COMMITTED transaction: it waits, then reads what others committed.`);
+
+export const errorCodes = {
+  "config.invalid": validation("The configuration is invalid."),
+  "input.invalid": validation("An argument is invalid."),
+  "payload.not_json": validation("The value cannot be stored as JSON."),
+  "payload.invalid": validation("The payload does not fit the input schema of its definition."),
+  "scope.required": validation("An explicit scope is required: { global: true }, { organization } or { admin: true }."),
+
+  "job.not_found": notFound("No such job in this scope."),
+  "job.definition_not_found_or_disabled": validation("The job type has no enabled definition."),
+  "job.idempotency_conflict": conflict("The idempotency key was used before with other values."),
+  "job.enqueue_idempotency_unsupported_isolation": isolation("Enqueueing with an idempotency key"),
+  "job.lease_owner_mismatch": conflict("The lease is no longer held: it expired, or the job was taken away."),
+  "job.progress_invalid": validation("Progress needs 0 <= done <= total, against the stored values too."),
+  "job.already_ended": conflict("The job has already ended."),
+  "job.workflow_requeue_not_supported": conflict("The job belongs to a workflow run: act on the run instead."),
+  "job.cancel_unsupported_isolation": isolation("Cancelling a job"),
+
+  "workflow.run_not_found": notFound("No such workflow run in this scope."),
+  "workflow.step_not_found": notFound("No such step in this workflow run."),
+  "workflow.internal_state": internal("The stored state of the workflow run is inconsistent."),
+  "workflow.release_conflict": conflict("The workflow run is being cancelled or changed; nothing was written.", true),
+  "workflow.enqueue_conflicting_retry": conflict("The idempotency key was used before with another request."),
+  "workflow.enqueue_idempotency_unsupported_isolation": isolation("Enqueueing a run with an idempotency key"),
+  "workflow.cancel_unsupported_isolation": isolation("Cancelling a workflow run"),
+  "workflow.terminal_completion_unsupported_isolation": isolation("Ending a job of a workflow run"),
+  "workflow.external_completion_unsupported_isolation": isolation("Completing an external step"),
+  "workflow.external_step_not_waiting": conflict("The external step is not waiting for a completion."),
+  "workflow.external_step_not_external": validation("The step is a JOB step: only its job's outcome completes it."),
+  "workflow.external_step_conflicting_completion_retry": conflict(
+    "The external step was completed with another outcome.",
+  ),
+  "workflow.external_step_conflicting_output_retry": conflict("The external step was completed with another output."),
+  "workflow.result_not_declared": validation("The workflow run declares no result step."),
+  "workflow.result_missing": internal("The workflow run succeeded but its result step has no output."),
+  "workflow.result_unsuccessful_terminal": conflict("The workflow run ended without success."),
+  "workflow.result_wait_timeout": unavailable("The workflow run did not end in the time given."),
+  "workflow.invalid_dag_blank_type": validation("A workflow or job type is blank."),
+  "workflow.invalid_dag_blank_step_key": validation("A step key is blank."),
+  "workflow.invalid_dag_no_steps": validation("A workflow needs at least one step."),
+  "workflow.invalid_dag_step_shape": validation("The settings of a step do not fit its kind or range."),
+  "workflow.invalid_dag_duplicate_step_key": validation("Two steps have the same key."),
+  "workflow.invalid_dag_blank_dependency": validation("A dependency is blank."),
+  "workflow.invalid_dag_self_dependency": validation("A step depends on itself."),
+  "workflow.invalid_dag_duplicate_dependency": validation("A step names the same dependency twice."),
+  "workflow.invalid_dag_missing_dependency": validation("A step depends on a step that does not exist."),
+  "workflow.invalid_dag_cycle": validation("The dependencies form a cycle."),
+  "workflow.invalid_dag_result_step": validation("The result step does not exist."),
+
+  "schema.missing": unavailable("The ledger's schema is missing or older than this version needs.", false),
+
+  "worker.invalid_state": validation("The worker is not in a state that allows this."),
+  "worker.no_handler": internal("No handler is registered for the job's type."),
+
+  "db.serialization_conflict": unavailable("The database gave up on concurrent changes."),
+  "db.deadlock": unavailable("The database ended a deadlock."),
+  "db.lock_timeout": unavailable("A lock was not granted in time."),
+  "db.query_canceled": unavailable("The database canceled the statement."),
+  "db.unavailable": unavailable("The database cannot be reached."),
+  "db.commit_unconfirmed": unavailable(
+    "The connection broke before the commit was confirmed: its outcome is unknown.",
+    false,
+  ),
+  "db.transaction_aborted": internal("A statement of the transaction failed and the failure was ignored."),
+  "db.constraint_violated": internal("A constraint of the database refused the change."),
+  "db.value_rejected": validation("The database refused a value."),
+  "db.forbidden": { category: "forbidden", retryable: false, message: "The database role lacks a privilege." },
+  "db.error": internal("The database reported an unexpected error."),
+} as const satisfies Record<string, CodeEntry>;
+
+export type LedgerErrorCode = keyof typeof errorCodes;
+
+/** Safe facts about an error: names, counts, times. Never a payload or a key of an idempotent call. */
+export type ErrorDetails = Readonly<Record<string, string | number | boolean | null | readonly string[]>>;
+
+export interface LedgerErrorOptions {
+  /** Replaces the code's standing message; must be as safe to show. */
+  readonly message?: string;
+  readonly details?: ErrorDetails;
+  readonly sqlstate?: string | undefined;
+  readonly constraint?: string | undefined;
+  readonly cause?: unknown;
+}
+
+const brand: unique symbol = Symbol.for("runledger.LedgerError");
+
+/**
+ * Every error that this module throws. `message`, `details` and `toJSON()` are safe to show to a
+ * client; `sqlstate`, `constraint` and `cause` are for the log.
+ */
+export class LedgerError extends Error {
+  override readonly name = "LedgerError";
+  readonly code: LedgerErrorCode;
+  readonly category: ErrorCategory;
+  readonly retryable: boolean;
+  readonly details: ErrorDetails;
+  declare readonly sqlstate: string | undefined;
+  declare readonly constraint: string | undefined;
+
+  constructor(code: LedgerErrorCode, options: LedgerErrorOptions = {}) {
+    const entry: CodeEntry = errorCodes[code];
+    super(options.message ?? entry.message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.category = entry.category;
+    this.retryable = entry.retryable;
+    this.details = options.details ?? {};
+    // Not enumerable: a logger that spreads the error must not send them to a client.
+    Object.defineProperties(this, {
+      sqlstate: { value: options.sqlstate, enumerable: false },
+      constraint: { value: options.constraint, enumerable: false },
+      [brand]: { value: true, enumerable: false },
+    });
+  }
+
+  toJSON(): {
+    code: LedgerErrorCode;
+    category: ErrorCategory;
+    retryable: boolean;
+    message: string;
+    details: ErrorDetails;
+  } {
+    const { code, category, retryable, message, details } = this;
+    return { code, category, retryable, message, details };
+  }
+}
+
+/** True for a LedgerError of any copy of this package; `instanceof` fails when two are installed. */
+export function isLedgerError(error: unknown): error is LedgerError {
+  return typeof error === "object" && error !== null && brand in error;
+}

@@ -1,0 +1,50 @@
+/** Bounding a wait for locks: `lock_timeout` is capped for the wait and put back as it was (LOCKS.md §1). */
+import { sql } from "kysely";
+import type { Executor } from "../database/executor.ts";
+import { reading } from "../database/statement.ts";
+
+/**
+ * Runs `body` with `lock_timeout` at most the ledger's bound; a stricter value of the caller's stays
+ * in force. After an error nothing is put back: the transaction is dead, and the setting dies with it.
+ * Two round trips of its own. Only inside a transaction: the setting is local to it.
+ */
+export async function withBoundedWait<T>(executor: Executor, body: () => Promise<T>): Promise<T> {
+  const previous = await capLockTimeout(executor);
+  const result = await body();
+  await restoreLockTimeout.execute(executor, { previous });
+  return result;
+}
+
+/** Caps `lock_timeout` for the rest of the transaction and returns the value before, as PostgreSQL writes it. */
+export async function capLockTimeout(executor: Executor): Promise<string> {
+  const row = await cap.executeFirst(executor, { bound: executor.settings.lockWaitMs });
+  if (row === undefined) throw new Error("pg_settings has no lock_timeout");
+  return row.previous;
+}
+
+// set_config takes its value from `previous`, so the read comes first whatever the plan.
+const cap = reading(
+  "cap_lock_timeout",
+  { bound: "int4" },
+  (_db, p) => sql<{ previous: string }>`
+    with previous as materialized (
+      select current_setting('lock_timeout') as value, setting::bigint as milliseconds
+      from pg_settings where name = 'lock_timeout'
+    )
+    select previous.value as previous,
+      set_config(
+        'lock_timeout',
+        case
+          when previous.milliseconds = 0 or previous.milliseconds > ${p.bound} then (${p.bound})::text
+          else previous.value
+        end,
+        true
+      )
+    from previous`,
+);
+
+const restoreLockTimeout = reading(
+  "restore_lock_timeout",
+  { previous: "text" },
+  (_db, p) => sql`select set_config('lock_timeout', ${p.previous}, true)`,
+);
