@@ -1,0 +1,299 @@
+/**
+ * Generated from the migrations by `npm run codegen`; do not edit.
+ */
+import type { BigIntColumn, JsonColumn, TimestampColumn } from "./column-types.ts";
+import type { ColumnType, GeneratedAlways } from "kysely";
+
+export type DependencyKind = "ON_SUCCESS" | "ON_TERMINAL";
+
+export type FailureKind = "LEASE_EXPIRED" | "PANICKED" | "RETRYABLE" | "TERMINAL" | "TIMEOUT";
+
+export type Generated<T> = T extends ColumnType<infer S, infer I, infer U>
+  ? ColumnType<S, I | undefined, U>
+  : ColumnType<T, T | undefined, T>;
+
+export type JobStatus = "CANCELED" | "DEAD_LETTERED" | "LEASED" | "PENDING" | "SUCCEEDED";
+
+export type RunStatus = "CANCELED" | "COMPLETED_WITH_ERRORS" | "RUNNING" | "SUCCEEDED" | "WAITING_FOR_EXTERNAL";
+
+export type ScheduleCatchUp = "BACKFILL" | "ONCE" | "SKIP";
+
+export type ScheduleOverlap = "ALLOW" | "QUEUE" | "SKIP";
+
+export type ScheduleTarget = "JOB" | "WORKFLOW";
+
+export type StepKind = "EXTERNAL" | "JOB";
+
+export type StepStatus = "BLOCKED" | "CANCELED" | "ENQUEUED" | "FAILED" | "RUNNING" | "SUCCEEDED" | "WAITING_FOR_EXTERNAL";
+
+export interface JobAttempts {
+  attempt: number;
+  ended_at: TimestampColumn;
+  error_code: string;
+  error_message: string;
+  failure_kind: FailureKind;
+  job_id: string;
+  run_number: number;
+  started_at: TimestampColumn;
+  worker_id: string | null;
+}
+
+export interface JobDefinitions {
+  backoff_factor: Generated<number>;
+  backoff_initial_seconds: Generated<number>;
+  backoff_jitter: Generated<number>;
+  backoff_max_seconds: Generated<number>;
+  catalogue: string | null;
+  created_at: Generated<TimestampColumn>;
+  enabled: Generated<boolean>;
+  max_attempts: Generated<number>;
+  priority: Generated<number>;
+  timeout_seconds: Generated<number>;
+  type: string;
+  updated_at: Generated<TimestampColumn>;
+  version: Generated<number>;
+}
+
+export interface JobEvents {
+  actor: string | null;
+  at: Generated<TimestampColumn>;
+  details: JsonColumn | null;
+  event: string;
+  id: GeneratedAlways<string>;
+  job_id: string;
+  run_number: number;
+}
+
+export interface JobIdempotencyKeys {
+  created_at: Generated<TimestampColumn>;
+  expires_at: TimestampColumn | null;
+  job_id: string;
+  key: string;
+  organization_id: string | null;
+  requested: JsonColumn;
+  requested_run_at: TimestampColumn | null;
+  tenant: GeneratedAlways<string>;
+  type: string;
+}
+
+export interface JobLedger {
+  attempt: number;
+  canceled_reason: string | null;
+  checkpoint: JsonColumn | null;
+  ended_at: TimestampColumn;
+  enqueued_at: TimestampColumn;
+  error_code: string | null;
+  error_message: string | null;
+  failure_kind: FailureKind | null;
+  id: string;
+  lease_expires_at: TimestampColumn | null;
+  leased_at: TimestampColumn | null;
+  max_attempts: number;
+  organization_id: string | null;
+  output: JsonColumn | null;
+  payload: JsonColumn;
+  priority: number;
+  progress_done: BigIntColumn | null;
+  progress_total: BigIntColumn | null;
+  run_at: TimestampColumn;
+  run_number: number;
+  status: JobStatus;
+  tags: string[] | null;
+  timeout_seconds: number;
+  type: string;
+  worker_id: string | null;
+  workflow_run_id: string | null;
+  workflow_step_id: string | null;
+}
+
+export interface JobLogs {
+  at: Generated<TimestampColumn>;
+  attempt: number;
+  fields: JsonColumn | null;
+  id: GeneratedAlways<string>;
+  job_id: string;
+  level: string;
+  message: string;
+  run_number: number;
+}
+
+export interface JobQueue {
+  attempt: Generated<number>;
+  checkpoint: JsonColumn | null;
+  enqueued_at: Generated<TimestampColumn>;
+  id: string;
+  lease_expires_at: TimestampColumn | null;
+  leased_at: TimestampColumn | null;
+  max_attempts: number;
+  organization_id: string | null;
+  payload: JsonColumn;
+  priority: number;
+  progress_done: BigIntColumn | null;
+  progress_total: BigIntColumn | null;
+  run_at: TimestampColumn;
+  run_number: Generated<number>;
+  status: Generated<JobStatus>;
+  tags: string[] | null;
+  timeout_seconds: number;
+  type: string;
+  worker_id: string | null;
+  workflow_run_id: string | null;
+  workflow_step_id: string | null;
+}
+
+export interface Jobs {
+  attempt: number;
+  canceled_reason: string | null;
+  checkpoint: JsonColumn | null;
+  ended_at: TimestampColumn | null;
+  enqueued_at: TimestampColumn;
+  error_code: string | null;
+  error_message: string | null;
+  failure_kind: FailureKind | null;
+  id: string;
+  lease_expires_at: TimestampColumn | null;
+  leased_at: TimestampColumn | null;
+  max_attempts: number;
+  organization_id: string | null;
+  output: JsonColumn | null;
+  payload: JsonColumn;
+  priority: number;
+  progress_done: BigIntColumn | null;
+  progress_total: BigIntColumn | null;
+  run_at: TimestampColumn;
+  run_number: number;
+  status: JobStatus;
+  tags: string[] | null;
+  timeout_seconds: number;
+  type: string;
+  worker_id: string | null;
+  workflow_run_id: string | null;
+  workflow_step_id: string | null;
+}
+
+export interface JobScheduleFires {
+  fired_at: Generated<TimestampColumn>;
+  intended_at: TimestampColumn;
+  job_id: string | null;
+  run_id: string | null;
+  schedule_id: string;
+}
+
+export interface JobSchedules {
+  catalogue: string | null;
+  catch_up: Generated<ScheduleCatchUp>;
+  created_at: Generated<TimestampColumn>;
+  cron: string;
+  due_at: TimestampColumn | null;
+  enabled: Generated<boolean>;
+  id: string;
+  jitter_seconds: Generated<number>;
+  name: string;
+  organization_id: string | null;
+  overlap: Generated<ScheduleOverlap>;
+  payload: JsonColumn;
+  target: ScheduleTarget;
+  target_type: string;
+  tenant: GeneratedAlways<string>;
+  time_zone: Generated<string>;
+  updated_at: Generated<TimestampColumn>;
+}
+
+export interface JobTimeline {
+  actor: string | null;
+  at: TimestampColumn;
+  attempt: number | null;
+  code: string | null;
+  details: JsonColumn | null;
+  event: string;
+  job_id: string;
+  message: string | null;
+  run_number: number;
+}
+
+export interface WorkflowIdempotencyKeys {
+  created_at: Generated<TimestampColumn>;
+  expires_at: TimestampColumn | null;
+  key: string;
+  organization_id: string | null;
+  requested: JsonColumn;
+  run_id: string;
+  tenant: GeneratedAlways<string>;
+  type: string;
+}
+
+export interface WorkflowRunMutations {
+  created_at: Generated<TimestampColumn>;
+  mutation: string;
+  mutation_key: string;
+  requested: JsonColumn;
+  result: JsonColumn;
+  run_id: string;
+}
+
+export interface WorkflowRuns {
+  canceled_reason: string | null;
+  created_at: Generated<TimestampColumn>;
+  ended_at: TimestampColumn | null;
+  errored_count: number;
+  id: string;
+  open_count: number;
+  organization_id: string | null;
+  result_step_id: string | null;
+  status: RunStatus;
+  step_count: number;
+  type: string;
+  waiting_count: number;
+}
+
+export interface WorkflowStepDependencies {
+  kind: DependencyKind;
+  prerequisite_id: string;
+  run_id: string;
+  step_id: string;
+}
+
+export interface WorkflowSteps {
+  completed_by: string | null;
+  dependent_count: number;
+  ended_at: TimestampColumn | null;
+  error_code: string | null;
+  error_message: string | null;
+  id: string;
+  job_id: string | null;
+  job_type: string | null;
+  kind: StepKind;
+  max_attempts: number | null;
+  organization_id: string | null;
+  output: JsonColumn | null;
+  payload: JsonColumn | null;
+  pending_count: number;
+  priority: number | null;
+  reason: string | null;
+  released_at: TimestampColumn | null;
+  run_id: string;
+  started_at: TimestampColumn | null;
+  status: StepStatus;
+  step_key: string;
+  timeout_seconds: number | null;
+  unsatisfied_count: number;
+}
+
+export interface DB {
+  job_attempts: JobAttempts;
+  job_definitions: JobDefinitions;
+  job_events: JobEvents;
+  job_idempotency_keys: JobIdempotencyKeys;
+  job_ledger: JobLedger;
+  job_logs: JobLogs;
+  job_queue: JobQueue;
+  job_schedule_fires: JobScheduleFires;
+  job_schedules: JobSchedules;
+  job_timeline: JobTimeline;
+  jobs: Jobs;
+  workflow_idempotency_keys: WorkflowIdempotencyKeys;
+  workflow_run_mutations: WorkflowRunMutations;
+  workflow_runs: WorkflowRuns;
+  workflow_step_dependencies: WorkflowStepDependencies;
+  workflow_steps: WorkflowSteps;
+}
