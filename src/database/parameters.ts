@@ -2,7 +2,7 @@
  * Typed placeholders of a prepared statement. Each carries an explicit cast, so that every driver
  * and pooler sends it the same way; JSON travels as text, because drivers differ in how they encode it.
  */
-import { type RawBuilder, sql } from "kysely";
+import { type AliasedRawBuilder, type RawBuilder, sql } from "kysely";
 
 interface TypeMap {
   readonly uuid: string;
@@ -68,13 +68,15 @@ export function bind(compiled: readonly unknown[], values: Readonly<Record<strin
 }
 
 type ElementOf<A> = A extends readonly (infer E)[] ? E : never;
-type RowOf<C extends Record<string, RawBuilder<unknown>>> = {
+type ColumnsOf<C extends Record<string, RawBuilder<unknown>>> = {
   [K in keyof C]: C[K] extends RawBuilder<infer A> ? ElementOf<A> : never;
 };
+/** The row type of a FROM item that `rowsOf` made. */
+export type RowOf<T> = T extends AliasedRawBuilder<infer Row, string> ? Row : never;
 
 /** A FROM item that turns parallel arrays into rows: `unnest($1::uuid[], $2::int4[]) as input(id, n)`. */
 export function rowsOf<A extends string, C extends Record<string, RawBuilder<unknown>>>(alias: A, columns: C) {
   const names = sql.join(Object.keys(columns).map((name) => sql.id(name)));
   const values = sql.join(Object.values(columns));
-  return sql<RowOf<C>>`unnest(${values})`.as<A>(sql`${sql.id(alias)}(${names})`);
+  return sql<ColumnsOf<C>>`unnest(${values})`.as<A>(sql`${sql.id(alias)}(${names})`);
 }

@@ -56,8 +56,9 @@ export class Statement<P extends ParameterTypes, Row> {
   async execute(executor: Executor, values: Arguments<P>): Promise<Row[]> {
     const compiled = this.compile(executor.schema);
     try {
-      const result = await executor.handle.executeQuery({ ...compiled, parameters: bind(compiled.parameters, values) });
-      return result.rows;
+      const bound: CompiledQuery<Row> = { ...compiled, parameters: bind(compiled.parameters, values) };
+      const { rows } = await executor.handle.executeQuery<Row>(bound);
+      return rows;
     } catch (error) {
       throw failure(error, executor, this.#options.writes);
     }

@@ -2,7 +2,13 @@
 import { LedgerError } from "../errors.ts";
 
 export const jobStatuses = ["PENDING", "LEASED", "SUCCEEDED", "DEAD_LETTERED", "CANCELED"] as const;
-export const runStatuses = ["RUNNING", "WAITING_FOR_EXTERNAL", "SUCCEEDED", "COMPLETED_WITH_ERRORS", "CANCELED"] as const;
+export const runStatuses = [
+  "RUNNING",
+  "WAITING_FOR_EXTERNAL",
+  "SUCCEEDED",
+  "COMPLETED_WITH_ERRORS",
+  "CANCELED",
+] as const;
 export const stepStatuses = [
   "BLOCKED",
   "WAITING_FOR_EXTERNAL",
@@ -41,7 +47,8 @@ export function isTerminalStep(status: StepStatus): boolean {
 function decoder<W extends string>(what: string, words: readonly W[]): (value: unknown) => W {
   return (value) => {
     const word = words.find((candidate) => candidate === value);
-    if (word === undefined) throw new LedgerError("workflow.internal_state", { message: `Unknown ${what} in the database.` });
+    if (word === undefined)
+      throw new LedgerError("workflow.internal_state", { message: `Unknown ${what} in the database.` });
     return word;
   };
 }

@@ -1,0 +1,102 @@
+/** Job definitions in code: a type name, what its payload and output look like, and requests made from them. */
+import type { StandardSchemaV1 } from "@standard-schema/spec";
+import { LedgerError } from "../errors.ts";
+
+/** The settings of one job; what is left out comes from the type's definition in the database, else from the defaults. */
+export interface JobOptions {
+  /** Higher first. Default 100. */
+  readonly priority?: number;
+  /** How often the job may be started before it is dead-lettered. Default 8. */
+  readonly maxAttempts?: number;
+  /** How long one attempt may run, in seconds. Default 900. */
+  readonly timeoutSeconds?: number;
+  /** Not started before this time. Default: at once. */
+  readonly runAt?: Date | string;
+  /** The same key, type and organization give the same job. At most 512 bytes. */
+  readonly idempotencyKey?: string;
+  /** The tenant. Default: the global tenant. */
+  readonly organizationId?: string | null;
+  /** Free labels for lists and reports. */
+  readonly tags?: readonly string[];
+}
+
+/** A job to enqueue: what `enqueueMany` takes. */
+export interface JobRequest extends JobOptions {
+  readonly type: string;
+  readonly payload: unknown;
+  /** Checks the payload before anything is written. */
+  readonly schema?: StandardSchemaV1 | undefined;
+}
+
+/** A job type with its payload's and output's shapes. */
+export interface JobDefinition<Type extends string = string, Input = unknown, Payload = Input, Output = unknown> {
+  readonly type: Type;
+  readonly input: StandardSchemaV1<Input, Payload> | undefined;
+  readonly output: StandardSchemaV1<unknown, Output> | undefined;
+  readonly defaults: JobDefaults;
+  /** A request with this definition's type; it is checked when it is enqueued. */
+  request(input: Input, options?: JobOptions): JobRequest;
+}
+
+// Any definition, whatever its payload: the input is in a contravariant place, so only `any` fits all.
+// biome-ignore lint/suspicious/noExplicitAny: see above
+export type AnyJobDefinition = JobDefinition<string, any, any, any>;
+
+export type JobDefaults = Pick<JobOptions, "priority" | "maxAttempts" | "timeoutSeconds">;
+
+/** What a caller hands over to enqueue a job of this definition. */
+export type InputOf<D> = D extends JobDefinition<string, infer Input, infer _P, infer _O> ? Input : never;
+/** What the handler receives: the input after the schema has read it. */
+export type PayloadOf<D> = D extends JobDefinition<string, infer _I, infer Payload, infer _O> ? Payload : never;
+/** What the handler returns. */
+export type OutputOf<D> = D extends JobDefinition<string, infer _I, infer _P, infer Output> ? Output : never;
+
+export interface DefineJobOptions<Input, Payload, Output> extends JobDefaults {
+  /** Any Standard Schema (zod, valibot, arktype), or `typed<T>()` for a shape without a check. */
+  readonly input?: StandardSchemaV1<Input, Payload>;
+  /** The shape of what the handler returns. */
+  readonly output?: StandardSchemaV1<unknown, Output> | StandardSchemaV1<Output, Output>;
+}
+
+/**
+ * Defines a job type.
+ *
+ * ```ts
+ * const sendReceipt = defineJob("send-receipt", { input: typed<{ orderId: string }>(), maxAttempts: 5 });
+ * await ledger.jobs.enqueue(sendReceipt, { orderId: "o-1" });
+ * ```
+ */
+export function defineJob<const Type extends string, Input = unknown, Payload = Input, Output = unknown>(
+  type: Type,
+  options: DefineJobOptions<Input, Payload, Output> = {},
+): JobDefinition<Type, Input, Payload, Output> {
+  const { input, output, ...defaults } = options;
+  return Object.freeze({
+    type,
+    input,
+    output: output as StandardSchemaV1<unknown, Output> | undefined,
+    defaults,
+    request: (payload: Input, requestOptions: JobOptions = {}): JobRequest => ({
+      ...defaults,
+      ...requestOptions,
+      type,
+      payload,
+      schema: input,
+    }),
+  });
+}
+
+/** A Standard Schema that only carries a type: nothing is checked at run time. */
+export function typed<T>(): StandardSchemaV1<T, T> {
+  return { "~standard": { version: 1, vendor: "runledger", validate: (value) => ({ value: value as T }) } };
+}
+
+/** What the schema makes of the value, or `payload.invalid` with the paths, not the values, that do not fit. */
+export async function parsed<Payload>(schema: StandardSchemaV1<unknown, Payload>, value: unknown): Promise<Payload> {
+  const result = await schema["~standard"].validate(value);
+  if (result.issues === undefined) return result.value;
+  const paths = result.issues.map(({ path = [] }) =>
+    path.map((segment) => String(typeof segment === "object" ? segment.key : segment)).join("."),
+  );
+  throw new LedgerError("payload.invalid", { details: { paths: [...new Set(paths)] } });
+}

@@ -1,0 +1,55 @@
+/** Enqueue: one statement for one job or a hundred thousand; keyed jobs take theirs from `idempotency.ts`. */
+import { sql } from "kysely";
+import { announceJobs } from "../database/announce.ts";
+import type { Executor } from "../database/executor.ts";
+import { writing } from "../database/statement.ts";
+import type { JobRequest } from "./definition.ts";
+import { enqueueKeyed } from "./idempotency.ts";
+import {
+  type EnqueuedJob,
+  type EnqueueOptions,
+  enqueueFlags,
+  inputRows,
+  insertAdmitted,
+  insertedJob,
+  jobArrayParameters,
+  jobArrays,
+  refusedTypes,
+  refuseUnknownTypes,
+} from "./insertion.ts";
+import { type PreparedJob, prepareJobs } from "./request.ts";
+
+/**
+ * Enqueues the jobs, all or none, and answers in the order of the requests. One round trip without
+ * idempotency keys; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`,
+ * `payload.invalid`, `job.definition_not_found_or_disabled`, `job.idempotency_conflict`,
+ * `job.enqueue_idempotency_unsupported_isolation`.
+ */
+export async function enqueueJobs(
+  executor: Executor,
+  requests: readonly JobRequest[],
+  options: EnqueueOptions = {},
+): Promise<EnqueuedJob[]> {
+  if (requests.length === 0) return [];
+  const jobs = await prepareJobs(requests);
+  if (jobs.some(({ idempotencyKey }) => idempotencyKey !== null)) return enqueueKeyed(executor, jobs, options);
+  await insertJobs(executor, jobs, options);
+  return jobs.map(({ id }) => insertedJob(id));
+}
+
+/** Inserts prepared jobs and announces them. One round trip. */
+async function insertJobs(executor: Executor, jobs: readonly PreparedJob[], options: EnqueueOptions): Promise<void> {
+  const row = await insert.executeFirst(executor, { ...jobArrays(jobs), ...enqueueFlags(executor, options) });
+  refuseUnknownTypes(row?.refused ?? []);
+}
+
+const insert = writing("enqueue_jobs", jobArrayParameters, (db, p, schema) =>
+  db
+    .with("input", (qb) => qb.selectFrom(inputRows(p)).selectAll())
+    .with("refused", (qb) => refusedTypes(qb, p))
+    .with("inserted", (qb) => insertAdmitted(qb, sql`not exists (select from refused)`))
+    .selectNoFrom([
+      sql<string[]>`array(select type from refused)`.as("refused"),
+      announceJobs(p.notify, schema, sql`select from inserted where run_at <= now()`).as("announced"),
+    ]),
+);

@@ -1,0 +1,128 @@
+/** How prepared jobs become rows of the queue, with or without idempotency keys. */
+import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import type { Executor } from "../database/executor.ts";
+import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
+import type { JobStatus } from "../database/statuses.ts";
+import type { LedgerTables } from "../database/tables.ts";
+import { LedgerError } from "../errors.ts";
+import { resolved } from "./defaults.ts";
+import type { PreparedJob } from "./request.ts";
+
+/** What became of one request. */
+export interface EnqueuedJob {
+  readonly id: string;
+  readonly status: JobStatus;
+  readonly runNumber: number;
+  /** `existing`: the idempotency key named a job that is there already. */
+  readonly disposition: "inserted" | "existing";
+}
+
+export interface EnqueueOptions {
+  /** Refuse types that have no enabled definition, with `job.definition_not_found_or_disabled`. Default false. */
+  readonly strict?: boolean;
+}
+
+export function insertedJob(id: string): EnqueuedJob {
+  return { id, status: "PENDING", runNumber: 1, disposition: "inserted" };
+}
+
+export function enqueueFlags(executor: Executor, options: EnqueueOptions) {
+  return { strict: options.strict ?? false, notify: executor.settings.notify };
+}
+
+export function refuseUnknownTypes(types: readonly string[]): void {
+  if (types.length > 0) throw new LedgerError("job.definition_not_found_or_disabled", { details: { types } });
+}
+
+/** The parameters that carry prepared jobs as parallel arrays. */
+export const jobArrayParameters = {
+  ids: "uuid[]",
+  types: "text[]",
+  payloads: "jsonb[]",
+  priorities: "int4?[]",
+  maxAttempts: "int4?[]",
+  timeouts: "int4?[]",
+  runAts: "timestamptz?[]",
+  organizations: "uuid?[]",
+  tags: "text?[]",
+  strict: "bool",
+  notify: "bool",
+} as const;
+
+export function jobArrays(jobs: readonly PreparedJob[]) {
+  return {
+    ids: jobs.map(({ id }) => id),
+    types: jobs.map(({ type }) => type),
+    payloads: jobs.map(({ payload }) => payload),
+    priorities: jobs.map(({ priority }) => priority),
+    maxAttempts: jobs.map(({ maxAttempts }) => maxAttempts),
+    timeouts: jobs.map(({ timeoutSeconds }) => timeoutSeconds),
+    runAts: jobs.map(({ runAt }) => runAt),
+    organizations: jobs.map(({ organizationId }) => organizationId),
+    tags: jobs.map(({ tags }) => tags),
+  };
+}
+
+/** The input rows of an enqueue, under the name `input`. */
+export function inputRows(p: JobPlaceholders) {
+  return rowsOf("input", {
+    id: p.ids,
+    type: p.types,
+    payload: p.payloads,
+    priority: p.priorities,
+    max_attempts: p.maxAttempts,
+    timeout_seconds: p.timeouts,
+    run_at: p.runAts,
+    organization_id: p.organizations,
+    tags: p.tags,
+  });
+}
+
+type JobPlaceholders = Placeholders<typeof jobArrayParameters>;
+type WithInput = LedgerTables & { input: RowOf<ReturnType<typeof inputRows>> };
+
+/** The types that a strict enqueue refuses; empty when it is not strict. */
+export function refusedTypes(qb: QueryCreator<WithInput>, p: JobPlaceholders) {
+  return qb
+    .selectFrom("input")
+    .leftJoin("job_definitions as d", (join) => join.onRef("d.type", "=", "input.type").on("d.enabled", "=", true))
+    .where(p.strict)
+    .where("d.type", "is", null)
+    .select("input.type")
+    .distinct();
+}
+
+/** Inserts the input rows that `admitted` lets through, with all settings resolved. */
+export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder<boolean>) {
+  return qb
+    .insertInto("job_queue")
+    .columns([
+      "id",
+      "type",
+      "payload",
+      "priority",
+      "max_attempts",
+      "timeout_seconds",
+      "run_at",
+      "organization_id",
+      "tags",
+    ])
+    .expression((eb) =>
+      eb
+        .selectFrom("input")
+        .leftJoin("job_definitions as d", "d.type", "input.type")
+        .where(admitted)
+        .select([
+          "input.id",
+          "input.type",
+          "input.payload",
+          resolved("input", "d", "priority").as("priority"),
+          resolved("input", "d", "max_attempts").as("max_attempts"),
+          resolved("input", "d", "timeout_seconds").as("timeout_seconds"),
+          sql<Date>`coalesce(input.run_at, now())`.as("run_at"),
+          "input.organization_id",
+          sql<string[]>`input.tags::text[]`.as("tags"),
+        ]),
+    )
+    .returning(["id", "run_at"]);
+}

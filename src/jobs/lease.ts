@@ -1,0 +1,69 @@
+/** The lease: one value that names who works on which attempt; every later write is fenced by it (FEATURES F-J5). */
+import { type RawBuilder, sql } from "kysely";
+import { validUuid } from "../database/ids.ts";
+import { LedgerError } from "../errors.ts";
+import { validInteger, validName } from "./request.ts";
+
+/** The right to work on one attempt of a job, as a claim gave it. */
+export interface Lease {
+  readonly jobId: string;
+  readonly runNumber: number;
+  readonly attempt: number;
+  readonly workerId: string;
+  /** The workflow run that the job belongs to, or null. */
+  readonly workflowRunId: string | null;
+}
+
+/** Parameters of every statement that takes leases. */
+export const leaseParameters = {
+  jobIds: "uuid[]",
+  runNumbers: "int4[]",
+  attempts: "int4[]",
+  workers: "text[]",
+} as const;
+
+/** Throws `input.invalid` for a value that is not a lease. */
+export function leaseArrays(leases: readonly Lease[]) {
+  return {
+    jobIds: leases.map(({ jobId }) => validUuid(jobId, "lease.jobId")),
+    runNumbers: leases.map(({ runNumber }) =>
+      required(validInteger(runNumber, "lease.runNumber", 1), "lease.runNumber"),
+    ),
+    attempts: leases.map(({ attempt }) => required(validInteger(attempt, "lease.attempt", 1), "lease.attempt")),
+    workers: leases.map(({ workerId }) => validName(workerId, "lease.workerId")),
+  };
+}
+
+function required(value: number | null, argument: string): number {
+  if (value === null) throw new LedgerError("input.invalid", { message: `${argument} is missing.` });
+  return value;
+}
+
+/** Columns of the input rows that carry the leases. */
+export function leaseColumns(p: {
+  readonly jobIds: RawBuilder<readonly string[]>;
+  readonly runNumbers: RawBuilder<readonly number[]>;
+  readonly attempts: RawBuilder<readonly number[]>;
+  readonly workers: RawBuilder<readonly string[]>;
+}) {
+  return { job_id: p.jobIds, run_number: p.runNumbers, attempt: p.attempts, worker_id: p.workers };
+}
+
+/** The lease of row `q` is exactly the one of row `input`. Whether it has expired is asked after the lock: see `unexpired`. */
+export function sameLease(q: string, input: string): RawBuilder<boolean> {
+  const [held, given] = [sql.id(q), sql.id(input)];
+  return sql<boolean>`(${held}.status = 'LEASED' and ${held}.run_number = ${given}.run_number
+    and ${held}.attempt = ${given}.attempt and ${held}.worker_id = ${given}.worker_id)`;
+}
+
+/**
+ * The lease of a row of `held` still lives. Only for a materialized CTE that locked its rows: the
+ * clock is then read after the lock was obtained, however long that took.
+ */
+export function unexpired(held: string): RawBuilder<boolean> {
+  return sql<boolean>`${sql.id(held)}.lease_expires_at > clock_timestamp()`;
+}
+
+export function leaseLost(): LedgerError {
+  return new LedgerError("job.lease_owner_mismatch");
+}

@@ -1,0 +1,91 @@
+/** From a request to the values that are stored: checked, and with an id, before anything is sent. */
+import { newIds, validUuid } from "../database/ids.ts";
+import { type JsonText, toJson } from "../database/json.ts";
+import { LedgerError } from "../errors.ts";
+import { type JobRequest, parsed } from "./definition.ts";
+
+/** A request ready to be sent. What was not requested is null and resolves in the database. */
+export interface PreparedJob {
+  readonly id: string;
+  readonly type: string;
+  readonly payload: JsonText;
+  readonly priority: number | null;
+  readonly maxAttempts: number | null;
+  readonly timeoutSeconds: number | null;
+  readonly runAt: string | null;
+  readonly organizationId: string | null;
+  readonly tags: string | null;
+  readonly idempotencyKey: string | null;
+}
+
+const MAX_INT4 = 2_147_483_647;
+const MAX_KEY_BYTES = 512;
+
+/** Throws `input.invalid`, `payload.not_json` or `payload.invalid`, naming the request by its place in the batch. */
+export async function prepareJobs(requests: readonly JobRequest[]): Promise<PreparedJob[]> {
+  for (const request of requests) {
+    if (request.schema !== undefined) await parsed(request.schema, request.payload);
+  }
+  const ids = newIds(requests.length);
+  return requests.map((request, place) =>
+    prepared(request, ids[place] ?? "", requests.length > 1 ? `jobs[${place}].` : ""),
+  );
+}
+
+function prepared(request: JobRequest, id: string, at: string): PreparedJob {
+  return {
+    id,
+    type: validName(request.type, `${at}type`),
+    payload: toJson(request.payload, `${at}payload`),
+    priority: validInteger(request.priority, `${at}priority`, -MAX_INT4),
+    maxAttempts: validInteger(request.maxAttempts, `${at}maxAttempts`, 1),
+    timeoutSeconds: validInteger(request.timeoutSeconds, `${at}timeoutSeconds`, 1),
+    runAt: request.runAt === undefined ? null : validTime(request.runAt, `${at}runAt`),
+    organizationId: validOrganization(request.organizationId, `${at}organizationId`),
+    tags: request.tags === undefined ? null : textArray(request.tags, `${at}tags`),
+    idempotencyKey:
+      request.idempotencyKey === undefined ? null : validName(request.idempotencyKey, `${at}idempotencyKey`),
+  };
+}
+
+/** A type name, step key or idempotency key: 1 to 512 bytes, not blank, no NUL. */
+export function validName(value: unknown, argument: string): string {
+  if (typeof value !== "string" || value.trim() === "" || value.includes("\0") || !value.isWellFormed()) {
+    throw new LedgerError("input.invalid", { message: `${argument} must be a string that is not blank.` });
+  }
+  if (Buffer.byteLength(value) > MAX_KEY_BYTES) {
+    throw new LedgerError("input.invalid", { message: `${argument} is longer than ${MAX_KEY_BYTES} bytes.` });
+  }
+  return value;
+}
+
+/** An optional integer of the int4 range, or null. */
+export function validInteger(value: unknown, argument: string, minimum: number): number | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > MAX_INT4) {
+    throw new LedgerError("input.invalid", {
+      message: `${argument} must be an integer from ${minimum} to ${MAX_INT4}.`,
+    });
+  }
+  return value;
+}
+
+/** A time as text: a string keeps the microseconds that a Date would lose. */
+export function validTime(value: unknown, argument: string): string {
+  const date = value instanceof Date ? value : typeof value === "string" ? new Date(value) : undefined;
+  if (date === undefined || Number.isNaN(date.getTime())) {
+    throw new LedgerError("input.invalid", { message: `${argument} must be a Date or an ISO 8601 string.` });
+  }
+  const zoned = typeof value === "string" && /(?:Z|[+-]\d\d(?::?\d\d)?)$/i.test(value.trim());
+  return zoned ? value.trim() : date.toISOString();
+}
+
+export function validOrganization(value: unknown, argument: string): string | null {
+  return value === undefined || value === null ? null : validUuid(value, argument);
+}
+
+/** A PostgreSQL array literal: unnest cannot take arrays of arrays of different lengths. */
+function textArray(values: readonly string[], argument: string): string {
+  const elements = values.map((value, place) => validName(value, `${argument}[${place}]`));
+  return `{${elements.map((element) => `"${element.replace(/["\\]/g, "\\$&")}"`).join(",")}}`;
+}
