@@ -1,0 +1,49 @@
+/** Writes down what goes over the wire, so that a test can hold a function to its number of round trips. */
+import pg from "pg";
+
+export interface Recording<T> {
+  readonly result: T;
+  /** The text of each statement in the order sent, `begin` and `commit` included. */
+  readonly statements: readonly string[];
+}
+
+export interface RecordingPool {
+  readonly pool: pg.Pool;
+  record<T>(action: () => Promise<T>): Promise<Recording<T>>;
+}
+
+/** A pool like any other, that knows which statements it sent. `pg` waits for each answer: one statement, one round trip. */
+export function recordingPool(config: pg.PoolConfig): RecordingPool {
+  const listeners = new Set<(text: string) => void>();
+  const pool = new pg.Pool(config);
+  pool.on("error", () => {});
+  pool.on("connect", (client) => {
+    const query = client.query;
+    client.query = new Proxy(query, {
+      apply: (target, self, args: unknown[]) => {
+        for (const listener of listeners) listener(textOf(args[0]));
+        return Reflect.apply(target, self, args);
+      },
+    });
+  });
+
+  return {
+    pool,
+    record: async (action) => {
+      const statements: string[] = [];
+      const listener = (text: string) => statements.push(text);
+      listeners.add(listener);
+      try {
+        return { result: await action(), statements };
+      } finally {
+        listeners.delete(listener);
+      }
+    },
+  };
+}
+
+function textOf(query: unknown): string {
+  if (typeof query === "string") return query;
+  if (typeof query === "object" && query !== null && "text" in query) return String(query.text);
+  return String(query);
+}
