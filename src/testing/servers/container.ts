@@ -1,5 +1,5 @@
 /** Runs PostgreSQL in a container, through testcontainers, where that optional package is installed. */
-import { isMissingModule } from "./optional-module.ts";
+import { isMissingModule } from "./error-code.ts";
 import { type PostgresServer, type PostgresSettings, serverSettings, settingFlags } from "./server.ts";
 
 /** Options of {@link startContainerPostgres}. */

@@ -3,7 +3,7 @@ import { readFile, symlink } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { arch, platform } from "node:os";
 import { basename, dirname, join, relative } from "node:path";
-import { isMissingModule } from "./optional-module.ts";
+import { errorCode, isMissingModule } from "./error-code.ts";
 
 /** Absolute paths of the programs. */
 export interface PostgresBinaries {
@@ -51,7 +51,7 @@ async function link(root: string, source: string, target: string): Promise<void>
   try {
     await symlink(relative(dirname(target), source) || basename(source), join(root, target));
   } catch (error) {
-    if (!(error instanceof Error && "code" in error && error.code === "EEXIST")) throw error;
+    if (errorCode(error) !== "EEXIST") throw error;
   }
 }
 

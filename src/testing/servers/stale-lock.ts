@@ -11,7 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
-const ENDING_PATIENCE_MS = 10_000;
+const ENDING_PATIENCE_MS = 5_000;
 
 /** Removes a lock that no server holds; waits a little for a server that is just ending. */
 export async function clearStaleLock(data: string): Promise<void> {
