@@ -1,6 +1,6 @@
 import type { Kysely } from "kysely";
-import { LedgerError } from "../src/errors.ts";
 import { codeOf, driverFacts } from "../src/database/sqlstate.ts";
+import { LedgerError } from "../src/errors.ts";
 import { migrationProvider, migrationTables, type SchemaOptions } from "./provider.ts";
 
 export type MigrateOptions = SchemaOptions;

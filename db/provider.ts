@@ -4,7 +4,6 @@ import { workflows } from "./migrations/0002_workflows.ts";
 import { schedules } from "./migrations/0003_schedules.ts";
 import type { SchemaMigration } from "./migrations/names.ts";
 
-
 export interface SchemaOptions {
   /** The schema that holds every object of the ledger. Default `runledger`. */
   readonly schema?: string;

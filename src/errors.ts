@@ -30,7 +30,6 @@ export const errorCodes = {
   "job.enqueue_idempotency_unsupported_isolation": isolation("Enqueueing with an idempotency key"),
   "job.lease_owner_mismatch": conflict("The lease is no longer held: it expired, or the job was taken away."),
   "job.progress_invalid": validation("Progress needs 0 <= done <= total, against the stored values too."),
-  "job.already_ended": conflict("The job has already ended."),
   "job.workflow_requeue_not_supported": conflict("The job belongs to a workflow run: act on the run instead."),
   "job.cancel_unsupported_isolation": isolation("Cancelling a job"),
 

@@ -53,6 +53,7 @@ function definitions(name: QualifiedName) {
       timeout_seconds         integer not null default 900,
       priority                integer not null default 100,
       enabled                 boolean not null default true,
+      paused                  boolean not null default false,
       backoff_initial_seconds double precision not null default 1,
       backoff_factor          double precision not null default 2,
       backoff_max_seconds     double precision not null default 3600,
@@ -65,7 +66,7 @@ function definitions(name: QualifiedName) {
       constraint job_definitions_max_attempts_positive check (max_attempts > 0),
       constraint job_definitions_timeout_positive check (timeout_seconds > 0),
       constraint job_definitions_backoff_shape check (
-        backoff_initial_seconds >= 0 and backoff_factor >= 1
+        backoff_initial_seconds >= 0 and backoff_factor between 1 and 1000
         and backoff_max_seconds >= backoff_initial_seconds
         and backoff_jitter between 0 and 1
       )

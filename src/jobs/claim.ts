@@ -44,7 +44,7 @@ const MAX_CLAIM = 10_000;
 const MAX_TRIES = 4;
 
 /**
- * Claims due jobs: each becomes LEASED, with one more attempt used. Jobs of disabled types stay. One
+ * Claims due jobs: each becomes LEASED, with one more attempt used. Jobs of disabled and paused types stay. One
  * round trip; up to four when other sessions hold all rows that were in sight. Throws `input.invalid`.
  */
 export async function claimJobs(executor: Executor, options: ClaimOptions): Promise<ClaimedJob[]> {
@@ -72,7 +72,9 @@ type WithWanted = LedgerTables & { wanted: { type: string | null } };
 
 const claimOfTypes = writing("claim_jobs", { ...claimParameters, types: "text[]" }, (db, p) =>
   claim(
-    db.withRecursive("wanted(type)", (qb) => qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type"))),
+    db.withRecursive("wanted(type)", (qb) =>
+      qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type")),
+    ),
     p,
   ),
 );
@@ -116,7 +118,7 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
       qb
         .selectFrom("wanted as w")
         .leftJoin("job_definitions as d", "d.type", "w.type")
-        .where(sql<boolean>`d.enabled is not false`)
+        .where(sql<boolean>`d.enabled is not false and d.paused is not true`)
         .select((eb) => [
           "w.type",
           eb

@@ -26,6 +26,8 @@ export interface JobRequest extends JobOptions {
   readonly payload: unknown;
   /** Checks the payload before anything is written. */
   readonly schema?: StandardSchemaV1 | undefined;
+  /** What the definition in code says. Not part of the request that an idempotency key remembers. */
+  readonly defaults?: JobDefaults;
 }
 
 /** A job type with its payload's and output's shapes. */
@@ -34,6 +36,8 @@ export interface JobDefinition<Type extends string = string, Input = unknown, Pa
   readonly input: StandardSchemaV1<Input, Payload> | undefined;
   readonly output: StandardSchemaV1<unknown, Output> | undefined;
   readonly defaults: JobDefaults;
+  readonly version: number;
+  readonly backoff: BackoffPolicy;
   /** A request with this definition's type; it is checked when it is enqueued. */
   request(input: Input, options?: JobOptions): JobRequest;
 }
@@ -44,6 +48,18 @@ export type AnyJobDefinition = JobDefinition<string, any, any, any>;
 
 export type JobDefaults = Pick<JobOptions, "priority" | "maxAttempts" | "timeoutSeconds">;
 
+/** The delay before attempt n + 1: `initialSeconds * factor ^ (n - 1)`, at most `maxSeconds`, less a random share. */
+export interface BackoffPolicy {
+  /** Default 1. */
+  readonly initialSeconds?: number;
+  /** 1 to 1000; 1 is a fixed delay. Default 2. */
+  readonly factor?: number;
+  /** Default 3600. */
+  readonly maxSeconds?: number;
+  /** The largest share that is taken off at random, 0 to 1. Default 0.5. */
+  readonly jitter?: number;
+}
+
 /** What a caller hands over to enqueue a job of this definition. */
 export type InputOf<D> = D extends JobDefinition<string, infer Input, infer _P, infer _O> ? Input : never;
 /** What the handler receives: the input after the schema has read it. */
@@ -52,6 +68,9 @@ export type PayloadOf<D> = D extends JobDefinition<string, infer _I, infer Paylo
 export type OutputOf<D> = D extends JobDefinition<string, infer _I, infer _P, infer Output> ? Output : never;
 
 export interface DefineJobOptions<Input, Payload, Output> extends JobDefaults {
+  /** Counts up with changes of the payload's shape. Default 1. */
+  readonly version?: number;
+  readonly backoff?: BackoffPolicy;
   /** Any Standard Schema (zod, valibot, arktype), or `typed<T>()` for a shape without a check. */
   readonly input?: StandardSchemaV1<Input, Payload>;
   /** The shape of what the handler returns. */
@@ -70,18 +89,20 @@ export function defineJob<const Type extends string, Input = unknown, Payload = 
   type: Type,
   options: DefineJobOptions<Input, Payload, Output> = {},
 ): JobDefinition<Type, Input, Payload, Output> {
-  const { input, output, ...defaults } = options;
+  const { input, output, version = 1, backoff = {}, ...defaults } = options;
   return Object.freeze({
     type,
     input,
     output: output as StandardSchemaV1<unknown, Output> | undefined,
     defaults,
+    version,
+    backoff,
     request: (payload: Input, requestOptions: JobOptions = {}): JobRequest => ({
-      ...defaults,
       ...requestOptions,
       type,
       payload,
       schema: input,
+      defaults,
     }),
   });
 }

@@ -2,7 +2,6 @@
 import { sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
-import { type JsonText, toJson } from "../database/json.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
@@ -69,14 +68,8 @@ function keyedArrays(jobs: readonly PreparedJob[]) {
   return {
     ...jobArrays(jobs),
     keys: jobs.map(({ idempotencyKey }) => idempotencyKey),
-    requested: jobs.map(requestedValues),
+    requested: jobs.map(({ requested }) => requested),
   };
-}
-
-/** What was asked for, before any default: a changed definition does not turn a retry into a conflict. */
-function requestedValues({ payload, priority, maxAttempts, timeoutSeconds, tags }: PreparedJob): JsonText {
-  const settings = toJson({ priority, maxAttempts, timeoutSeconds, tags }, "options");
-  return `{"payload":${payload},"settings":${settings}}`;
 }
 
 const keyParameters = {

@@ -1,6 +1,8 @@
 /** The lease: one value that names who works on which attempt; every later write is fenced by it (FEATURES F-J5). */
-import { type RawBuilder, sql } from "kysely";
+import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { validUuid } from "../database/ids.ts";
+import { type Placeholders, rowsOf } from "../database/parameters.ts";
+import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
 import { validInteger, validName } from "./request.ts";
 
@@ -40,12 +42,7 @@ function required(value: number | null, argument: string): number {
 }
 
 /** Columns of the input rows that carry the leases. */
-export function leaseColumns(p: {
-  readonly jobIds: RawBuilder<readonly string[]>;
-  readonly runNumbers: RawBuilder<readonly number[]>;
-  readonly attempts: RawBuilder<readonly number[]>;
-  readonly workers: RawBuilder<readonly string[]>;
-}) {
+export function leaseColumns(p: Placeholders<typeof leaseParameters>) {
   return { job_id: p.jobIds, run_number: p.runNumbers, attempt: p.attempts, worker_id: p.workers };
 }
 
@@ -62,6 +59,39 @@ export function sameLease(q: string, input: string): RawBuilder<boolean> {
  */
 export function unexpired(held: string): RawBuilder<boolean> {
   return sql<boolean>`${sql.id(held)}.lease_expires_at > clock_timestamp()`;
+}
+
+/**
+ * Starts a statement that changes leased jobs: `fenced` has the jobs whose leases are exactly those
+ * given and still live, their rows locked in id order.
+ */
+export function withFencedLeases(db: QueryCreator<LedgerTables>, p: Placeholders<typeof leaseParameters>) {
+  return db
+    .with("input", (qb) => qb.selectFrom(rowsOf("given", leaseColumns(p))).selectAll())
+    .with(
+      (cte) => cte("held").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("job_queue as q")
+          .innerJoin("input", "input.job_id", "q.id")
+          .where(sameLease("q", "input"))
+          .select([
+            "q.id",
+            "q.run_number",
+            "q.attempt",
+            "q.worker_id",
+            "q.leased_at",
+            "q.lease_expires_at",
+            "q.progress_done",
+            "q.progress_total",
+          ])
+          .orderBy("q.id")
+          .forUpdate("q"),
+    )
+    .with(
+      (cte) => cte("fenced").materialized(),
+      (qb) => qb.selectFrom("held").where(unexpired("held")).selectAll(),
+    );
 }
 
 export function leaseLost(): LedgerError {

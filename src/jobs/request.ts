@@ -2,20 +2,27 @@
 import { newIds, validUuid } from "../database/ids.ts";
 import { type JsonText, toJson } from "../database/json.ts";
 import { LedgerError } from "../errors.ts";
-import { type JobRequest, parsed } from "./definition.ts";
+import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
 
 /** A request ready to be sent. What was not requested is null and resolves in the database. */
 export interface PreparedJob {
   readonly id: string;
   readonly type: string;
   readonly payload: JsonText;
-  readonly priority: number | null;
-  readonly maxAttempts: number | null;
-  readonly timeoutSeconds: number | null;
+  readonly settings: JobSettings;
   readonly runAt: string | null;
   readonly organizationId: string | null;
   readonly tags: string | null;
   readonly idempotencyKey: string | null;
+  /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
+  readonly requested: JsonText;
+}
+
+/** What is null resolves in the database: from the type's definition, else from the library's defaults. */
+export interface JobSettings {
+  readonly priority: number | null;
+  readonly maxAttempts: number | null;
+  readonly timeoutSeconds: number | null;
 }
 
 const MAX_INT4 = 2_147_483_647;
@@ -33,18 +40,35 @@ export async function prepareJobs(requests: readonly JobRequest[]): Promise<Prep
 }
 
 function prepared(request: JobRequest, id: string, at: string): PreparedJob {
+  const type = validName(request.type, `${at}type`);
+  const payload = toJson(request.payload, `${at}payload`);
+  const requested = validSettings(request, at);
+  const defaults = validSettings(request.defaults ?? {}, at);
+  const tags = request.tags === undefined ? null : textArray(request.tags, `${at}tags`);
   return {
     id,
-    type: validName(request.type, `${at}type`),
-    payload: toJson(request.payload, `${at}payload`),
-    priority: validInteger(request.priority, `${at}priority`, -MAX_INT4),
-    maxAttempts: validInteger(request.maxAttempts, `${at}maxAttempts`, 1),
-    timeoutSeconds: validInteger(request.timeoutSeconds, `${at}timeoutSeconds`, 1),
+    type,
+    payload,
+    settings: {
+      priority: requested.priority ?? defaults.priority,
+      maxAttempts: requested.maxAttempts ?? defaults.maxAttempts,
+      timeoutSeconds: requested.timeoutSeconds ?? defaults.timeoutSeconds,
+    },
     runAt: request.runAt === undefined ? null : validTime(request.runAt, `${at}runAt`),
     organizationId: validOrganization(request.organizationId, `${at}organizationId`),
-    tags: request.tags === undefined ? null : textArray(request.tags, `${at}tags`),
+    tags,
     idempotencyKey:
       request.idempotencyKey === undefined ? null : validName(request.idempotencyKey, `${at}idempotencyKey`),
+    requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags })}}`,
+  };
+}
+
+/** Priority, attempts and timeout within their ranges, or `input.invalid`. */
+export function validSettings(settings: JobDefaults, at: string): JobSettings {
+  return {
+    priority: validInteger(settings.priority, `${at}priority`, -MAX_INT4),
+    maxAttempts: validInteger(settings.maxAttempts, `${at}maxAttempts`, 1),
+    timeoutSeconds: validInteger(settings.timeoutSeconds, `${at}timeoutSeconds`, 1),
   };
 }
 

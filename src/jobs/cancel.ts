@@ -1,0 +1,83 @@
+/** Cancel one job. Jobs of a workflow run refuse: their run is the unit (FEATURES F-J9). */
+import { sql } from "kysely";
+import { toDateOrNull } from "../database/decode.ts";
+import type { Executor } from "../database/executor.ts";
+import { validUuid } from "../database/ids.ts";
+import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
+import { writing } from "../database/statement.ts";
+import type { JobStatus } from "../database/statuses.ts";
+import { requireReadCommitted } from "../database/transaction.ts";
+import { LedgerError } from "../errors.ts";
+import { appendEnded, keptOfQueue } from "./ending.ts";
+import { storableText } from "./outcome.ts";
+import { getJob } from "./read.ts";
+
+export interface CancelJobOptions {
+  readonly scope: Scope;
+  /** Kept with the job. */
+  readonly reason?: string;
+}
+
+export interface CanceledJob {
+  readonly id: string;
+  /** CANCELED, or the status with which the job had ended before. */
+  readonly status: JobStatus;
+  /** Whether this call cancelled it. */
+  readonly canceled: boolean;
+  /** Until when a worker may still be at it: the end of the lease that was taken away, else null. */
+  readonly leaseExpiresAt: Date | null;
+}
+
+/**
+ * Cancels a PENDING or LEASED job; a job that has ended is returned unchanged. One round trip, two when
+ * it had ended, one more in a caller's transaction. Throws `job.not_found`,
+ * `job.workflow_requeue_not_supported`, `scope.required`, `input.invalid`, `job.cancel_unsupported_isolation`.
+ */
+export async function cancelJob(executor: Executor, jobId: string, options: CancelJobOptions): Promise<CanceledJob> {
+  const id = validUuid(jobId, "jobId");
+  const scope = scopeArguments(options.scope);
+  const reason = options.reason === undefined ? null : storableText(options.reason);
+  await requireReadCommitted(executor, "job.cancel_unsupported_isolation");
+  const row = await cancel.executeFirst(executor, { id, reason, ...scope });
+  if (row === undefined) {
+    const ended = await getJob(executor, id, options.scope);
+    if (ended.workflowRunId !== null) throw new LedgerError("job.workflow_requeue_not_supported");
+    return { id, status: ended.status, canceled: false, leaseExpiresAt: ended.leaseExpiresAt };
+  }
+  if (row.workflow_run_id !== null) throw new LedgerError("job.workflow_requeue_not_supported");
+  return { id, status: "CANCELED", canceled: true, leaseExpiresAt: toDateOrNull(row.lease_expires_at) };
+}
+
+const cancel = writing("cancel_job", { id: "uuid", reason: "text?", ...scopeParameters }, (db, p, schema) =>
+  db
+    .with(
+      (cte) => cte("held").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("job_queue as q")
+          .where("q.id", "=", p.id)
+          .where(inScope("q.organization_id", p))
+          .select(["q.id", "q.workflow_run_id", "q.lease_expires_at"])
+          .forUpdate("q"),
+    )
+    .with("ended", (qb) =>
+      qb
+        .deleteFrom("job_queue as q")
+        .using("held")
+        .whereRef("q.id", "=", "held.id")
+        .where("held.workflow_run_id", "is", null)
+        .returning([
+          ...keptOfQueue,
+          sql<JobStatus>`'CANCELED'::${sql.id(schema, "job_status")}`.as("status"),
+          sql<Date>`clock_timestamp()`.as("ended_at"),
+          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
+          sql<null>`null::text`.as("error_code"),
+          sql<null>`null::text`.as("error_message"),
+          sql<string | null>`${p.reason}`.as("canceled_reason"),
+          sql<null>`null::jsonb`.as("output"),
+        ]),
+    )
+    .with("appended", (qb) => appendEnded(qb))
+    .selectFrom("held")
+    .select(["held.workflow_run_id", "held.lease_expires_at"]),
+);
