@@ -3,7 +3,7 @@
  * runs as the system user `postgres`, which is created where it does not exist.
  */
 import { execFile } from "node:child_process";
-import { chown, stat } from "node:fs/promises";
+import { chown, readFile, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { promisify } from "node:util";
 
@@ -46,9 +46,19 @@ export async function commandAs(
   if (user === undefined) return { file, args, options: {} };
   if (await allReachable([file, ...paths], user)) return { file, args, options: user };
 
-  const keepSearch = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"];
   const identity = ["--reuid", String(user.uid), "--regid", String(user.gid), "--clear-groups"];
-  return { file: "setpriv", args: [...identity, ...keepSearch, "--", file, ...args], options: {} };
+  const search = await searchCapability();
+  const keepSearch = ["--inh-caps", `+${search}`, "--ambient-caps", `+${search}`];
+  // initdb asks access(2), which by default judges as if the process had no capability at all.
+  const alsoInQuestions = ["--securebits", "+no_setuid_fixup"];
+  return { file: "setpriv", args: [...identity, ...keepSearch, ...alsoInQuestions, "--", file, ...args], options: {} };
+}
+
+/** The narrow capability where this process has it; containers as a rule have only the wide one. */
+async function searchCapability(): Promise<"dac_read_search" | "dac_override"> {
+  const status = await readFile("/proc/self/status", "utf8").catch(() => "");
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
+  return (effective & (1n << 2n)) === 0n ? "dac_override" : "dac_read_search";
 }
 
 async function lookUp(name: string): Promise<SystemUser | undefined> {
