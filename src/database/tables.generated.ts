@@ -47,6 +47,7 @@ export interface JobDefinitions {
   created_at: Generated<TimestampColumn>;
   enabled: Generated<boolean>;
   max_attempts: Generated<number>;
+  paused: Generated<boolean>;
   priority: Generated<number>;
   timeout_seconds: Generated<number>;
   type: string;

@@ -8,6 +8,7 @@ import { writing } from "../database/statement.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
+import { boundedHere, lockWaitFor } from "../locks/wait.ts";
 import { appendEnded, keptOfQueue } from "./ending.ts";
 import { storableText } from "./outcome.ts";
 import { getJob } from "./read.ts";
@@ -38,7 +39,7 @@ export async function cancelJob(executor: Executor, jobId: string, options: Canc
   const scope = scopeArguments(options.scope);
   const reason = options.reason === undefined ? null : storableText(options.reason);
   await requireReadCommitted(executor, "job.cancel_unsupported_isolation");
-  const row = await cancel.executeFirst(executor, { id, reason, ...scope });
+  const row = await cancel.executeFirst(executor, { id, reason, ...scope, lockWait: lockWaitFor(executor) });
   if (row === undefined) {
     const ended = await getJob(executor, id, options.scope);
     if (ended.workflowRunId !== null) throw new LedgerError("job.workflow_requeue_not_supported");
@@ -48,36 +49,40 @@ export async function cancelJob(executor: Executor, jobId: string, options: Canc
   return { id, status: "CANCELED", canceled: true, leaseExpiresAt: toDateOrNull(row.lease_expires_at) };
 }
 
-const cancel = writing("cancel_job", { id: "uuid", reason: "text?", ...scopeParameters }, (db, p, schema) =>
-  db
-    .with(
-      (cte) => cte("held").materialized(),
-      (qb) =>
+const cancel = writing(
+  "cancel_job",
+  { id: "uuid", reason: "text?", lockWait: "int4?", ...scopeParameters },
+  (db, p, schema) =>
+    db
+      .with(
+        (cte) => cte("held").materialized(),
+        (qb) =>
+          qb
+            .selectFrom("job_queue as q")
+            .where("q.id", "=", p.id)
+            .where(inScope("q.organization_id", p))
+            .where(boundedHere(p.lockWait))
+            .select(["q.id", "q.workflow_run_id", "q.lease_expires_at"])
+            .forUpdate("q"),
+      )
+      .with("ended", (qb) =>
         qb
-          .selectFrom("job_queue as q")
-          .where("q.id", "=", p.id)
-          .where(inScope("q.organization_id", p))
-          .select(["q.id", "q.workflow_run_id", "q.lease_expires_at"])
-          .forUpdate("q"),
-    )
-    .with("ended", (qb) =>
-      qb
-        .deleteFrom("job_queue as q")
-        .using("held")
-        .whereRef("q.id", "=", "held.id")
-        .where("held.workflow_run_id", "is", null)
-        .returning([
-          ...keptOfQueue,
-          sql<JobStatus>`'CANCELED'::${sql.id(schema, "job_status")}`.as("status"),
-          sql<Date>`clock_timestamp()`.as("ended_at"),
-          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
-          sql<null>`null::text`.as("error_code"),
-          sql<null>`null::text`.as("error_message"),
-          sql<string | null>`${p.reason}`.as("canceled_reason"),
-          sql<null>`null::jsonb`.as("output"),
-        ]),
-    )
-    .with("appended", (qb) => appendEnded(qb))
-    .selectFrom("held")
-    .select(["held.workflow_run_id", "held.lease_expires_at"]),
+          .deleteFrom("job_queue as q")
+          .using("held")
+          .whereRef("q.id", "=", "held.id")
+          .where("held.workflow_run_id", "is", null)
+          .returning([
+            ...keptOfQueue,
+            sql<JobStatus>`'CANCELED'::${sql.id(schema, "job_status")}`.as("status"),
+            sql<Date>`clock_timestamp()`.as("ended_at"),
+            sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
+            sql<null>`null::text`.as("error_code"),
+            sql<null>`null::text`.as("error_message"),
+            sql<string | null>`${p.reason}`.as("canceled_reason"),
+            sql<null>`null::jsonb`.as("output"),
+          ]),
+      )
+      .with("appended", (qb) => appendEnded(qb))
+      .selectFrom("held")
+      .select(["held.workflow_run_id", "held.lease_expires_at"]),
 );

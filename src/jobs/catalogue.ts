@@ -108,7 +108,7 @@ const sync = writing("sync_job_definitions", syncParameters, (db, p) =>
     )
     .with("written", (qb) =>
       qb
-        .insertInto("job_definitions as d")
+        .insertInto("job_definitions")
         .columns([
           "type",
           "version",
@@ -145,14 +145,14 @@ const sync = writing("sync_job_definitions", syncParameters, (db, p) =>
               updated_at: sql<Date>`now()`,
             }))
             .where(
-              sql<boolean>`(d.version, d.priority, d.max_attempts, d.timeout_seconds, d.backoff_initial_seconds,
-                d.backoff_factor, d.backoff_max_seconds, d.backoff_jitter, d.enabled, d.catalogue)
+              sql<boolean>`(job_definitions.version, job_definitions.priority, job_definitions.max_attempts, job_definitions.timeout_seconds, job_definitions.backoff_initial_seconds,
+                job_definitions.backoff_factor, job_definitions.backoff_max_seconds, job_definitions.backoff_jitter, job_definitions.enabled, job_definitions.catalogue)
               is distinct from (excluded.version, excluded.priority, excluded.max_attempts, excluded.timeout_seconds,
                 excluded.backoff_initial_seconds, excluded.backoff_factor, excluded.backoff_max_seconds,
                 excluded.backoff_jitter, excluded.enabled, excluded.catalogue)`,
             ),
         )
-        .returning("d.type"),
+        .returning("type"),
     )
     .with("disabled", (qb) =>
       qb

@@ -1,5 +1,6 @@
 /** How prepared jobs become rows of the queue, with or without idempotency keys. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import type { JsonColumn } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
 import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
 import type { JobStatus } from "../database/statuses.ts";
@@ -125,4 +126,53 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
         ]),
     )
     .returning(["id", "run_at"]);
+}
+
+/** A job of a step that becomes runnable, with the settings that its step requests. */
+export interface ReleasedRow {
+  readonly job_id: string | null;
+  readonly job_type: string | null;
+  readonly payload: JsonColumn | null;
+  readonly priority: number | null;
+  readonly max_attempts: number | null;
+  readonly timeout_seconds: number | null;
+  readonly organization_id: string | null;
+  readonly run_id: string;
+  readonly step_id: string;
+}
+
+/** Inserts the jobs of the CTE `released`. */
+export function insertReleased(qb: QueryCreator<LedgerTables & { released: ReleasedRow }>) {
+  return qb
+    .insertInto("job_queue")
+    .columns([
+      "id",
+      "type",
+      "payload",
+      "priority",
+      "max_attempts",
+      "timeout_seconds",
+      "run_at",
+      "organization_id",
+      "workflow_run_id",
+      "workflow_step_id",
+    ])
+    .expression((eb) =>
+      eb
+        .selectFrom("released")
+        .leftJoin("job_definitions as d", "d.type", "released.job_type")
+        .select([
+          "released.job_id",
+          "released.job_type",
+          "released.payload",
+          resolved("released", "d", "priority").as("priority"),
+          resolved("released", "d", "max_attempts").as("max_attempts"),
+          resolved("released", "d", "timeout_seconds").as("timeout_seconds"),
+          sql<Date>`now()`.as("run_at"),
+          "released.organization_id",
+          "released.run_id",
+          "released.step_id",
+        ]),
+    )
+    .returning("id");
 }

@@ -1,9 +1,11 @@
 /** The lease: one value that names who works on which attempt; every later write is fenced by it (FEATURES F-J5). */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
+import { boundedHere, lockWaitFor } from "../locks/wait.ts";
 import { validInteger, validName } from "./request.ts";
 
 /** The right to work on one attempt of a job, as a claim gave it. */
@@ -22,11 +24,13 @@ export const leaseParameters = {
   runNumbers: "int4[]",
   attempts: "int4[]",
   workers: "text[]",
+  lockWait: "int4?",
 } as const;
 
 /** Throws `input.invalid` for a value that is not a lease. */
-export function leaseArrays(leases: readonly Lease[]) {
+export function leaseArguments(executor: Executor, leases: readonly Lease[]) {
   return {
+    lockWait: lockWaitFor(executor),
     jobIds: leases.map(({ jobId }) => validUuid(jobId, "lease.jobId")),
     runNumbers: leases.map(({ runNumber }) =>
       required(validInteger(runNumber, "lease.runNumber", 1), "lease.runNumber"),
@@ -75,6 +79,7 @@ export function withFencedLeases(db: QueryCreator<LedgerTables>, p: Placeholders
           .selectFrom("job_queue as q")
           .innerJoin("input", "input.job_id", "q.id")
           .where(sameLease("q", "input"))
+          .where(boundedHere(p.lockWait))
           .select([
             "q.id",
             "q.run_number",

@@ -7,7 +7,7 @@ import { toJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
-import { type Lease, leaseArrays, leaseLost, leaseParameters, withFencedLeases } from "./lease.ts";
+import { type Lease, leaseArguments, leaseLost, leaseParameters, withFencedLeases } from "./lease.ts";
 import { storableText } from "./outcome.ts";
 import { validInteger } from "./request.ts";
 
@@ -28,7 +28,7 @@ export async function heartbeat(
 ): Promise<Heartbeat[]> {
   if (leases.length === 0) return [];
   const rows = await extend.execute(executor, {
-    ...leaseArrays(leases),
+    ...leaseArguments(executor, leases),
     leaseSeconds: validInteger(leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
   });
   const byJob = new Map(rows.map((row) => [row.job_id, row]));
@@ -44,7 +44,10 @@ export async function heartbeat(
  */
 export async function handBack(executor: Executor, leases: readonly Lease[]): Promise<string[]> {
   if (leases.length === 0) return [];
-  const row = await giveBack.executeFirst(executor, { ...leaseArrays(leases), notify: executor.settings.notify });
+  const row = await giveBack.executeFirst(executor, {
+    ...leaseArguments(executor, leases),
+    notify: executor.settings.notify,
+  });
   return row?.ids ?? [];
 }
 
@@ -62,7 +65,7 @@ export async function reportProgress(executor: Executor, lease: Lease, progress:
     throw new LedgerError("job.progress_invalid");
   }
   const row = await setProgress.executeFirst(executor, {
-    ...leaseArrays([lease]),
+    ...leaseArguments(executor, [lease]),
     done: String(done),
     total: total === undefined ? null : String(total),
   });
@@ -73,7 +76,7 @@ export async function reportProgress(executor: Executor, lease: Lease, progress:
 /** Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
 export async function saveCheckpoint(executor: Executor, lease: Lease, checkpoint: unknown): Promise<void> {
   const row = await setCheckpoint.executeFirst(executor, {
-    ...leaseArrays([lease]),
+    ...leaseArguments(executor, [lease]),
     checkpoint: toJson(checkpoint, "checkpoint"),
   });
   if (!row?.held) throw leaseLost();
@@ -94,7 +97,7 @@ export async function appendLogs(executor: Executor, lease: Lease, lines: readon
     throw new LedgerError("input.invalid", { message: `level must be one of ${levels.join(", ")}.` });
   }
   const row = await insertLogs.executeFirst(executor, {
-    ...leaseArrays([lease]),
+    ...leaseArguments(executor, [lease]),
     levels: lines.map(({ level }) => level),
     messages: lines.map(({ message }) => storableText(message)),
     fields: lines.map(({ fields }) => (fields === undefined ? null : toJson(fields, "fields"))),

@@ -8,9 +8,10 @@ import type { Executor } from "../database/executor.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { FailureKind, JobStatus } from "../database/statuses.ts";
+import { boundedHere } from "../locks/wait.ts";
 import { retryTime } from "./backoff.ts";
 import { appendEnded, keptOfQueue } from "./ending.ts";
-import { leaseArrays, leaseColumns, leaseParameters, sameLease, unexpired } from "./lease.ts";
+import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } from "./lease.ts";
 import type { PreparedOutcome } from "./outcome.ts";
 
 /**
@@ -30,7 +31,7 @@ export async function settleAttempts(
   executor: Executor,
   outcomes: readonly PreparedOutcome[],
 ): Promise<SettledAttempt[]> {
-  return decode(await settle.execute(executor, outcomeArrays(outcomes)));
+  return decode(await settle.execute(executor, outcomeArguments(executor, outcomes)));
 }
 
 /** Settles attempts whose leases have expired, passing over rows that other sessions hold. One round trip. */
@@ -38,7 +39,7 @@ export async function settleExpiredAttempts(
   executor: Executor,
   outcomes: readonly PreparedOutcome[],
 ): Promise<SettledAttempt[]> {
-  return decode(await settleExpired.execute(executor, outcomeArrays(outcomes)));
+  return decode(await settleExpired.execute(executor, outcomeArguments(executor, outcomes)));
 }
 
 export const outcomeParameters = {
@@ -50,9 +51,12 @@ export const outcomeParameters = {
   notBefores: "timestamptz?[]",
 } as const;
 
-export function outcomeArrays(outcomes: readonly PreparedOutcome[]) {
+export function outcomeArguments(executor: Executor, outcomes: readonly PreparedOutcome[]) {
   return {
-    ...leaseArrays(outcomes.map(({ lease }) => lease)),
+    ...leaseArguments(
+      executor,
+      outcomes.map(({ lease }) => lease),
+    ),
     kinds: outcomes.map(({ kind }) => kind),
     outputs: outcomes.map(({ output }) => output),
     codes: outcomes.map(({ code }) => code),
@@ -97,6 +101,7 @@ function settling(name: string, lease: "live" | "expired") {
             .selectFrom("job_queue as q")
             .innerJoin("input", "input.job_id", "q.id")
             .where(sameLease("q", "input"))
+            .where(boundedHere(p.lockWait))
             .select([
               "q.id",
               "q.type",

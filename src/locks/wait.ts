@@ -1,5 +1,5 @@
 /** Bounding a wait for locks: `lock_timeout` is capped for the wait and put back as it was (LOCKS.md §1). */
-import { sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { reading } from "../database/statement.ts";
 
@@ -20,6 +20,28 @@ export async function capLockTimeout(executor: Executor): Promise<string> {
   const row = await cap.executeFirst(executor, { bound: executor.settings.lockWaitMs });
   if (row === undefined) throw new Error("pg_settings has no lock_timeout");
   return row.previous;
+}
+
+/** The bound for `boundedHere`: none in a caller's transaction, whose setting must not change under it. */
+export function lockWaitFor(executor: Executor): number | null {
+  return executor.transaction === "caller" ? null : executor.settings.lockWaitMs;
+}
+
+/**
+ * A condition that is always true and caps `lock_timeout` before the row locks of its query are
+ * taken, so that a statement that is its own transaction needs no round trip for it. A null bound
+ * leaves the setting alone.
+ */
+export function boundedHere(bound: RawBuilder<number | null>): RawBuilder<boolean> {
+  const current = sql`current_setting('lock_timeout')`;
+  const milliseconds = sql`extract(epoch from ${current}::interval) * 1000`;
+  return sql<boolean>`(
+    select case
+      when ${bound} is null then ''
+      when ${milliseconds} between 1 and ${bound} then ${current}
+      else set_config('lock_timeout', (${bound})::text, true)
+    end
+  ) is not null`;
 }
 
 // set_config takes its value from `previous`, so the read comes first whatever the plan.

@@ -1,0 +1,282 @@
+/**
+ * The common case of a completion, in one statement: jobs of steps that succeeded, in runs where all that
+ * follows is that dependents lose a prerequisite and are released. Whatever else would follow, and
+ * whoever would have to wait for a release lock, is left untouched for `cascade.ts`.
+ */
+import { sql } from "kysely";
+import { announceJobs, announceRuns } from "../database/announce.ts";
+import type { Executor } from "../database/executor.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { writing } from "../database/statement.ts";
+import type { JobStatus, StepStatus } from "../database/statuses.ts";
+import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
+import { insertReleased } from "../jobs/insertion.ts";
+import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } from "../jobs/lease.ts";
+import type { PreparedOutcome } from "../jobs/outcome.ts";
+import { runReleaseKey } from "../locks/key.ts";
+import { boundedHere } from "../locks/wait.ts";
+import { countersChanged } from "./run-status.ts";
+
+export interface AdvancedJob {
+  readonly jobId: string;
+  /** `HELD_BACK`: nothing was written for this job. */
+  readonly state: "SUCCEEDED" | "LOST" | "HELD_BACK";
+}
+
+/** Completes what can be completed without waiting for a release lock. One round trip. */
+export async function advance(executor: Executor, successes: readonly PreparedOutcome[]): Promise<AdvancedJob[]> {
+  const runIds = successes.map(({ lease }) => lease.workflowRunId ?? "");
+  const rows = await complete.execute(executor, {
+    ...leaseArguments(
+      executor,
+      successes.map(({ lease }) => lease),
+    ),
+    runIds,
+    releaseKeys: runIds.map((runId) => String(runReleaseKey(runId))),
+    outputs: successes.map(({ output }) => output),
+    notify: executor.settings.notify,
+  });
+  return rows.map((row) => ({ jobId: row.job_id, state: row.state }));
+}
+
+const advanceParameters = {
+  ...leaseParameters,
+  runIds: "uuid[]",
+  releaseKeys: "int8[]",
+  outputs: "jsonb?[]",
+  notify: "bool",
+} as const;
+
+/**
+ * Locks in the order of LOCKS.md §3, each kind because it reads from the one before: `held` the job
+ * rows, `granted` the release locks, `locked` own and dependent steps together in id order, `run` the
+ * run rows. What a lock waited for is seen: a locked row comes back in its latest version. Edges are
+ * read before that, so an own step whose number of dependents has changed meanwhile holds its run back.
+ */
+const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema) =>
+  db
+    .with("input", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", { ...leaseColumns(p), run_id: p.runIds, release_key: p.releaseKeys, output: p.outputs }),
+        )
+        .selectAll(),
+    )
+    .with(
+      (cte) => cte("held").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("job_queue as q")
+          .innerJoin("input", "input.job_id", "q.id")
+          .whereRef("q.workflow_run_id", "=", "input.run_id")
+          .where(sameLease("q", "input"))
+          .where(boundedHere(p.lockWait))
+          .select([
+            "q.id",
+            "q.leased_at",
+            "q.lease_expires_at",
+            "q.workflow_step_id as step_id",
+            "input.run_id",
+            "input.release_key",
+            "input.output",
+          ])
+          .orderBy("q.id")
+          .forUpdate("q"),
+    )
+    .with(
+      (cte) => cte("fenced").materialized(),
+      (qb) => qb.selectFrom("held").where(unexpired("held")).selectAll(),
+    )
+    .with(
+      (cte) => cte("granted").materialized(),
+      (qb) =>
+        qb
+          .selectFrom(qb.selectFrom("fenced").select(["fenced.run_id", "fenced.release_key"]).distinct().as("f"))
+          .select(["f.run_id", sql<boolean>`pg_try_advisory_xact_lock_shared(f.release_key)`.as("ok")]),
+    )
+    .with("edge", (qb) =>
+      qb
+        .selectFrom("fenced as f")
+        .innerJoin("granted as g", "g.run_id", "f.run_id")
+        .innerJoin("workflow_step_dependencies as d", (join) =>
+          join.onRef("d.run_id", "=", "f.run_id").onRef("d.prerequisite_id", "=", "f.step_id"),
+        )
+        .where("g.ok", "=", true)
+        .select(["d.run_id", "d.prerequisite_id", "d.step_id"]),
+    )
+    .with("touched", (qb) =>
+      qb
+        .selectFrom("edge")
+        .groupBy(["edge.run_id", "edge.step_id"])
+        .select(({ fn }) => [
+          "edge.run_id",
+          "edge.step_id",
+          sql<boolean>`false`.as("own"),
+          fn.countAll<number>().as("prerequisites"),
+          sql<number>`0`.as("dependents"),
+        ])
+        .unionAll(
+          qb
+            .selectFrom("fenced as f")
+            .innerJoin("granted as g", "g.run_id", "f.run_id")
+            .leftJoin("edge", "edge.prerequisite_id", "f.step_id")
+            .where("g.ok", "=", true)
+            .groupBy(["f.run_id", "f.step_id"])
+            .select(({ fn }) => [
+              "f.run_id",
+              sql<string>`f.step_id`.as("step_id"),
+              sql<boolean>`true`.as("own"),
+              sql<number>`0`.as("prerequisites"),
+              fn.count<number>("edge.step_id").as("dependents"),
+            ]),
+        ),
+    )
+    .with(
+      (cte) => cte("locked").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("workflow_steps as s")
+          .innerJoin("touched as t", (join) => join.onRef("t.run_id", "=", "s.run_id").onRef("t.step_id", "=", "s.id"))
+          .select([
+            "s.run_id",
+            "s.id",
+            "s.kind",
+            "t.own",
+            sql<number>`s.pending_count - t.prerequisites`.as("pending_count"),
+            sql<boolean>`case
+              when t.own then s.status in ('ENQUEUED', 'RUNNING') and s.dependent_count = t.dependents
+              else s.status = 'BLOCKED' and (s.pending_count > t.prerequisites or s.unsatisfied_count = 0)
+            end`.as("fits"),
+          ])
+          .orderBy("s.id")
+          .forUpdate("s"),
+    )
+    .with("admitted", (qb) =>
+      qb.selectFrom("locked as l").groupBy("l.run_id").having(sql<boolean>`bool_and(l.fits)`).select("l.run_id"),
+    )
+    .with("change", (qb) =>
+      qb
+        .selectFrom("locked as l")
+        .innerJoin("admitted as a", "a.run_id", "l.run_id")
+        .leftJoin("fenced as f", "f.step_id", "l.id")
+        .select([
+          "l.run_id",
+          "l.id as step_id",
+          "l.own",
+          "l.pending_count",
+          "f.output",
+          "f.leased_at",
+          sql<StepStatus>`(case
+            when l.own then 'SUCCEEDED'
+            when l.pending_count > 0 then 'BLOCKED'
+            when l.kind = 'JOB' then 'ENQUEUED'
+            else 'WAITING_FOR_EXTERNAL'
+          end)::${sql.id(schema, "step_status")}`.as("status"),
+        ]),
+    )
+    .with(
+      (cte) => cte("run").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("workflow_runs as r")
+          .innerJoin(
+            qb
+              .selectFrom("change as c")
+              .groupBy("c.run_id")
+              .select([
+                "c.run_id",
+                sql<number>`-(count(*) filter (where c.status in ('SUCCEEDED', 'WAITING_FOR_EXTERNAL')))`.as(
+                  "open_delta",
+                ),
+                sql<number>`count(*) filter (where c.status = 'WAITING_FOR_EXTERNAL')`.as("waiting_delta"),
+                sql<number>`0`.as("errored_delta"),
+              ])
+              .as("delta"),
+            "delta.run_id",
+            "r.id",
+          )
+          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta"])
+          .orderBy("r.id")
+          .forUpdate("r"),
+    )
+    .with("ended", (qb) =>
+      qb
+        .deleteFrom("job_queue as q")
+        .using("fenced as f")
+        .innerJoin("admitted as a", "a.run_id", "f.run_id")
+        .whereRef("q.id", "=", "f.id")
+        .returning([
+          ...keptOfQueue,
+          sql<JobStatus>`'SUCCEEDED'::${sql.id(schema, "job_status")}`.as("status"),
+          sql<Date>`clock_timestamp()`.as("ended_at"),
+          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
+          sql<null>`null::text`.as("error_code"),
+          sql<null>`null::text`.as("error_message"),
+          sql<null>`null::text`.as("canceled_reason"),
+          sql<null>`null::jsonb`.as("output"),
+        ]),
+    )
+    .with("appended", (qb) => appendEnded(qb))
+    .with("changed", (qb) =>
+      qb
+        .updateTable("workflow_steps as s")
+        .from("change as c")
+        .whereRef("s.run_id", "=", "c.run_id")
+        .whereRef("s.id", "=", "c.step_id")
+        .set((eb) => ({
+          status: eb.ref("c.status"),
+          pending_count: eb.ref("c.pending_count"),
+          output: eb.ref("c.output"),
+          started_at: eb.ref("c.leased_at"),
+          released_at: sql`case when c.status in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then clock_timestamp() else s.released_at end`,
+          ended_at: sql`case when c.own then clock_timestamp() end`,
+        }))
+        .returning("s.id"),
+    )
+    .with("released", (qb) =>
+      qb
+        .selectFrom("change as c")
+        .innerJoin("workflow_steps as s", (join) =>
+          join.onRef("s.run_id", "=", "c.run_id").onRef("s.id", "=", "c.step_id"),
+        )
+        .where("c.status", "=", "ENQUEUED")
+        .select([
+          "s.job_id",
+          "s.job_type",
+          "s.payload",
+          "s.priority",
+          "s.max_attempts",
+          "s.timeout_seconds",
+          "s.organization_id",
+          "s.run_id",
+          "s.id as step_id",
+        ]),
+    )
+    .with("inserted", (qb) => insertReleased(qb))
+    .with("counted", (qb) =>
+      qb
+        .updateTable("workflow_runs as r")
+        .from("run as d")
+        .whereRef("r.id", "=", "d.id")
+        .set(countersChanged(schema, "r", "d"))
+        .returning(["r.id", "r.ended_at"]),
+    )
+    .with("announced", (qb) =>
+      qb.selectNoFrom([
+        announceJobs(p.notify, schema, sql`select from inserted`).as("jobs"),
+        announceRuns(p.notify, schema, sql`select id from counted where ended_at is not null`).as("runs"),
+      ]),
+    )
+    .selectFrom("input as i")
+    .leftJoin("fenced as f", "f.id", "i.job_id")
+    .leftJoin("admitted as a", "a.run_id", "f.run_id")
+    .innerJoin("announced", (join) => join.onTrue())
+    .select([
+      "i.job_id",
+      sql<AdvancedJob["state"]>`case
+        when f.id is null then 'LOST'
+        when a.run_id is null then 'HELD_BACK'
+        else 'SUCCEEDED'
+      end`.as("state"),
+    ]),
+);

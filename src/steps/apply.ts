@@ -1,0 +1,241 @@
+/** Applies a resolution: ended jobs to the ledger, steps, released jobs and run counters, in one statement. */
+import { sql } from "kysely";
+import { announceJobs, announceRuns } from "../database/announce.ts";
+import type { Executor } from "../database/executor.ts";
+import type { JsonText } from "../database/json.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { writing } from "../database/statement.ts";
+import type { FailureKind, JobStatus, StepStatus } from "../database/statuses.ts";
+import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
+import { insertReleased } from "../jobs/insertion.ts";
+import { leaseColumns, sameLease } from "../jobs/lease.ts";
+import type { PreparedOutcome } from "../jobs/outcome.ts";
+import { outcomeArguments, outcomeParameters } from "../jobs/settle.ts";
+import type { Resolution } from "./resolve.ts";
+import { countersChanged } from "./run-status.ts";
+
+/** What a step keeps of how it ended. */
+export interface StepEnding {
+  readonly output: JsonText | null;
+  readonly errorCode: string | null;
+  readonly errorMessage: string | null;
+  readonly completedBy: string | null;
+  readonly reason: string | null;
+}
+
+/** Why a step that was never started is cancelled. */
+export const DEPENDENCY_UNSATISFIED = "workflow.dependency_unsatisfied";
+
+const noEnding: StepEnding = { output: null, errorCode: null, errorMessage: null, completedBy: null, reason: null };
+const unsatisfied: StepEnding = { ...noEnding, errorCode: DEPENDENCY_UNSATISFIED };
+
+/**
+ * Writes the resolution and the ends of the jobs that caused it, whose rows and steps the transaction
+ * has locked. Takes the run rows in id order. One round trip.
+ */
+export async function applyResolution(
+  executor: Executor,
+  resolution: Resolution,
+  endings: ReadonlyMap<string, StepEnding>,
+  outcomes: readonly PreparedOutcome[],
+): Promise<void> {
+  const { changes } = resolution;
+  const deltas = [...resolution.deltas];
+  const ended = changes.map(({ id, status }) => endings.get(id) ?? (status === "CANCELED" ? unsatisfied : noEnding));
+  await apply.execute(executor, {
+    ...outcomeArguments(executor, outcomes),
+    stepRunIds: changes.map(({ runId }) => runId),
+    stepIds: changes.map(({ id }) => id),
+    statuses: changes.map(({ status }) => status),
+    pendings: changes.map(({ pendingCount }) => pendingCount),
+    unsatisfieds: changes.map(({ unsatisfiedCount }) => unsatisfiedCount),
+    stepOutputs: ended.map(({ output }) => output),
+    errorCodes: ended.map(({ errorCode }) => errorCode),
+    errorMessages: ended.map(({ errorMessage }) => errorMessage),
+    completers: ended.map(({ completedBy }) => completedBy),
+    reasons: ended.map(({ reason }) => reason),
+    runIds: deltas.map(([runId]) => runId),
+    opens: deltas.map(([, { open }]) => open),
+    waitings: deltas.map(([, { waiting }]) => waiting),
+    erroreds: deltas.map(([, { errored }]) => errored),
+    notify: executor.settings.notify,
+  });
+}
+
+const applyParameters = {
+  ...outcomeParameters,
+  stepRunIds: "uuid[]",
+  stepIds: "uuid[]",
+  statuses: "text[]",
+  pendings: "int4[]",
+  unsatisfieds: "int4[]",
+  stepOutputs: "jsonb?[]",
+  errorCodes: "text?[]",
+  errorMessages: "text?[]",
+  completers: "text?[]",
+  reasons: "text?[]",
+  runIds: "uuid[]",
+  opens: "int4[]",
+  waitings: "int4[]",
+  erroreds: "int4[]",
+  notify: "bool",
+} as const;
+
+// Every step row of `change` is locked by the transaction already; `run` locks its rows in id order.
+const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) =>
+  db
+    .with("outcome", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", {
+            ...leaseColumns(p),
+            kind: p.kinds,
+            error_code: p.codes,
+            error_message: p.messages,
+          }),
+        )
+        .selectAll(),
+    )
+    .with("ended", (qb) =>
+      qb
+        .deleteFrom("job_queue as q")
+        .using("outcome as o")
+        .whereRef("q.id", "=", "o.job_id")
+        .where(sameLease("q", "o"))
+        .returning([
+          ...keptOfQueue,
+          sql<JobStatus>`(case when o.kind is null then 'SUCCEEDED' else 'DEAD_LETTERED' end)::${sql.id(schema, "job_status")}`.as(
+            "status",
+          ),
+          sql<Date>`clock_timestamp()`.as("ended_at"),
+          sql<FailureKind | null>`o.kind::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
+          "o.error_code",
+          "o.error_message",
+          sql<null>`null::text`.as("canceled_reason"),
+          sql<null>`null::jsonb`.as("output"),
+        ]),
+    )
+    .with("appended", (qb) => appendEnded(qb))
+    .with("failed", (qb) =>
+      qb
+        .insertInto("job_attempts")
+        .columns([
+          "job_id",
+          "run_number",
+          "attempt",
+          "worker_id",
+          "started_at",
+          "ended_at",
+          "failure_kind",
+          "error_code",
+          "error_message",
+        ])
+        .expression((eb) =>
+          eb
+            .selectFrom("ended")
+            .where("ended.failure_kind", "is not", null)
+            .select([
+              "ended.id",
+              "ended.run_number",
+              "ended.attempt",
+              "ended.worker_id",
+              "ended.leased_at",
+              "ended.ended_at",
+              "ended.failure_kind",
+              "ended.error_code",
+              "ended.error_message",
+            ]),
+        ),
+    )
+    .with("change", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", {
+            run_id: p.stepRunIds,
+            step_id: p.stepIds,
+            status: p.statuses,
+            pending_count: p.pendings,
+            unsatisfied_count: p.unsatisfieds,
+            output: p.stepOutputs,
+            error_code: p.errorCodes,
+            error_message: p.errorMessages,
+            completed_by: p.completers,
+            reason: p.reasons,
+          }),
+        )
+        .selectAll(),
+    )
+    .with("changed", (qb) =>
+      qb
+        .updateTable("workflow_steps as s")
+        .from("change as c")
+        .leftJoin("ended", "ended.workflow_step_id", "c.step_id")
+        .whereRef("s.run_id", "=", "c.run_id")
+        .whereRef("s.id", "=", "c.step_id")
+        .set((eb) => ({
+          status: sql<StepStatus>`c.status::${sql.id(schema, "step_status")}`,
+          pending_count: eb.ref("c.pending_count"),
+          unsatisfied_count: eb.ref("c.unsatisfied_count"),
+          output: eb.ref("c.output"),
+          error_code: eb.ref("c.error_code"),
+          error_message: eb.ref("c.error_message"),
+          completed_by: eb.ref("c.completed_by"),
+          reason: eb.ref("c.reason"),
+          started_at: eb.ref("ended.leased_at"),
+          released_at: sql`case when c.status in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then clock_timestamp() else s.released_at end`,
+          ended_at: sql`case when c.status in ('SUCCEEDED', 'FAILED', 'CANCELED') then clock_timestamp() end`,
+        }))
+        .returning("s.id"),
+    )
+    .with("released", (qb) =>
+      qb
+        .selectFrom("change as c")
+        .innerJoin("workflow_steps as s", (join) =>
+          join.onRef("s.run_id", "=", "c.run_id").onRef("s.id", "=", "c.step_id"),
+        )
+        .where("c.status", "=", "ENQUEUED")
+        .select([
+          "s.job_id",
+          "s.job_type",
+          "s.payload",
+          "s.priority",
+          "s.max_attempts",
+          "s.timeout_seconds",
+          "s.organization_id",
+          "s.run_id",
+          "s.id as step_id",
+        ]),
+    )
+    .with("inserted", (qb) => insertReleased(qb))
+    .with(
+      (cte) => cte("run").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("workflow_runs as r")
+          .innerJoin(
+            rowsOf("delta", {
+              run_id: p.runIds,
+              open_delta: p.opens,
+              waiting_delta: p.waitings,
+              errored_delta: p.erroreds,
+            }),
+            "delta.run_id",
+            "r.id",
+          )
+          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta"])
+          .orderBy("r.id")
+          .forUpdate("r"),
+    )
+    .with("counted", (qb) =>
+      qb
+        .updateTable("workflow_runs as r")
+        .from("run as d")
+        .whereRef("r.id", "=", "d.id")
+        .set(countersChanged(schema, "r", "d"))
+        .returning(["r.id", "r.ended_at"]),
+    )
+    .selectNoFrom([
+      announceJobs(p.notify, schema, sql`select from inserted`).as("jobs_announced"),
+      announceRuns(p.notify, schema, sql`select id from counted where ended_at is not null`).as("runs_announced"),
+    ]),
+);

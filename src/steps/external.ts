@@ -1,0 +1,150 @@
+/** External gates: a step that waits for somebody outside to say how it ended (FEATURES F-W6). */
+import { sql } from "kysely";
+import type { Executor } from "../database/executor.ts";
+import { validUuid } from "../database/ids.ts";
+import { type JsonText, toJson } from "../database/json.ts";
+import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
+import { reading } from "../database/statement.ts";
+import { decodeStepKind, decodeStepStatus, isTerminalStep, type StepStatus } from "../database/statuses.ts";
+import { inTransaction, requireReadCommitted, rollbackToSavepoint } from "../database/transaction.ts";
+import { LedgerError } from "../errors.ts";
+import { storableText } from "../jobs/outcome.ts";
+import { validName } from "../jobs/request.ts";
+import { tryLockRunReleaseShared } from "../locks/release.ts";
+import { withBoundedWait } from "../locks/wait.ts";
+import { applyResolution, type StepEnding } from "./apply.ts";
+import { lockAndResolve } from "./closure.ts";
+import type { TerminalStatus } from "./resolve.ts";
+
+export interface ExternalCompletion {
+  readonly scope: Scope;
+  /** Default SUCCEEDED. */
+  readonly outcome?: TerminalStatus;
+  /** What the step hands to its dependents. Only with SUCCEEDED. */
+  readonly output?: unknown;
+  readonly reason?: string;
+  /** Who completed it. */
+  readonly completedBy?: string;
+}
+
+export interface CompletedStep {
+  readonly runId: string;
+  readonly stepKey: string;
+  readonly status: StepStatus;
+  /** Whether this call completed it; false when the same completion was there before. */
+  readonly completed: boolean;
+}
+
+/**
+ * Completes an external step that waits, and releases or cancels its dependents. The same completion
+ * again changes nothing. Never waits for the run's release lock. Seven round trips in a transaction of
+ * its own. Throws `workflow.step_not_found`, `workflow.external_step_not_external`,
+ * `workflow.external_step_not_waiting`, `workflow.external_step_conflicting_completion_retry`,
+ * `workflow.external_step_conflicting_output_retry`, `workflow.release_conflict`,
+ * `workflow.external_completion_unsupported_isolation`, `payload.not_json`, `scope.required`.
+ */
+export async function completeExternalStep(
+  executor: Executor,
+  runId: string,
+  stepKey: string,
+  completion: ExternalCompletion,
+): Promise<CompletedStep> {
+  const key = { runId: validUuid(runId, "runId"), stepKey: validName(stepKey, "stepKey") };
+  const args = { ...key, ...scopeArguments(completion.scope) };
+  const { outcome, ending } = prepared(completion);
+  await requireReadCommitted(executor, "workflow.external_completion_unsupported_isolation");
+  return inTransaction(executor, (trx) =>
+    withBoundedWait(trx, async () => {
+      const gate = await find.executeFirst(trx, { ...args, output: ending.output });
+      if (gate === undefined) throw new LedgerError("workflow.step_not_found");
+      if (decodeStepKind(gate.kind) !== "EXTERNAL") throw new LedgerError("workflow.external_step_not_external");
+      if (isTerminalStep(decodeStepStatus(gate.status))) return repeated(gate, outcome, key);
+      return openGateCompleted(trx, gate.id, { ...args, output: ending.output }, outcome, ending);
+    }),
+  );
+}
+
+type GateArguments = Parameters<typeof find.execute>[1];
+type Gate = Awaited<ReturnType<typeof find.execute>>[number];
+
+async function openGateCompleted(
+  trx: Executor,
+  stepId: string,
+  args: GateArguments,
+  outcome: TerminalStatus,
+  ending: StepEnding,
+): Promise<CompletedStep> {
+  const { runId, stepKey } = args;
+  let status: StepStatus = "BLOCKED";
+  try {
+    const resolution = await lockAndResolve(trx, [{ runId, id: stepId, status: outcome }], async (steps) => {
+      status = steps.find(({ id }) => id === stepId)?.status ?? "BLOCKED";
+      if (status !== "WAITING_FOR_EXTERNAL") throw new NotWaiting();
+      await tryLockRunReleaseShared(trx, [runId]);
+    });
+    await applyResolution(trx, resolution, new Map([[stepId, ending]]), []);
+    return { runId, stepKey, status: outcome, completed: true };
+  } catch (error) {
+    // The rows are given back even when the caller's transaction goes on: a cancel may be waiting for them.
+    if (error instanceof NotWaiting || isConflict(error)) await rollbackToSavepoint(trx);
+    if (!(error instanceof NotWaiting)) throw error;
+    const gate = isTerminalStep(status) ? await find.executeFirst(trx, args) : undefined;
+    if (gate === undefined) throw new LedgerError("workflow.external_step_not_waiting");
+    return repeated(gate, outcome, { runId, stepKey });
+  }
+}
+
+/** The step was not waiting once it was locked. */
+class NotWaiting extends Error {}
+
+function isConflict(error: unknown): boolean {
+  return error instanceof LedgerError && error.code === "workflow.release_conflict" && error.sqlstate === undefined;
+}
+
+/** The answer for a step that has ended: nothing to do when it ended just so. */
+function repeated(gate: Gate, outcome: TerminalStatus, key: { runId: string; stepKey: string }): CompletedStep {
+  if (gate.status !== outcome) throw new LedgerError("workflow.external_step_conflicting_completion_retry");
+  if (!gate.same_output) throw new LedgerError("workflow.external_step_conflicting_output_retry");
+  return { ...key, status: outcome, completed: false };
+}
+
+const outcomes = ["SUCCEEDED", "FAILED", "CANCELED"] as const;
+
+function prepared(completion: ExternalCompletion): { outcome: TerminalStatus; ending: StepEnding } {
+  const { outcome = "SUCCEEDED", output, reason, completedBy } = completion;
+  if (!outcomes.includes(outcome)) {
+    throw new LedgerError("input.invalid", { message: `outcome must be one of ${outcomes.join(", ")}.` });
+  }
+  if (output !== undefined && outcome !== "SUCCEEDED") {
+    throw new LedgerError("input.invalid", { message: "output goes with the outcome SUCCEEDED only." });
+  }
+  const text: JsonText | null = output === undefined ? null : toJson(output, "output");
+  return {
+    outcome,
+    ending: {
+      output: text,
+      errorCode: outcome === "SUCCEEDED" ? null : `workflow.external_${outcome === "FAILED" ? "failed" : "canceled"}`,
+      errorMessage: null,
+      completedBy: completedBy === undefined ? null : validName(completedBy, "completedBy"),
+      reason: reason === undefined ? null : storableText(reason),
+    },
+  };
+}
+
+const find = reading(
+  "find_external_step",
+  { runId: "uuid", stepKey: "text", output: "jsonb?", ...scopeParameters },
+  (db, p) =>
+    db
+      .selectFrom("workflow_steps as s")
+      .innerJoin("workflow_runs as r", "r.id", "s.run_id")
+      .where("s.run_id", "=", p.runId)
+      .where("s.step_key", "=", p.stepKey)
+      .where(inScope("r.organization_id", p))
+      .select([
+        "s.id",
+        "s.kind",
+        "s.status",
+        sql<boolean>`s.output is not distinct from ${p.output}`.as("same_output"),
+      ]),
+);

@@ -1,0 +1,118 @@
+/** Reap: expired leases go back to the queue or are dead-lettered, wherever and however often it runs (FEATURES F-J10). */
+import { sql } from "kysely";
+import type { Executor } from "../database/executor.ts";
+import { reading, writing } from "../database/statement.ts";
+import { isLedgerError, type LedgerError } from "../errors.ts";
+import type { Lease } from "../jobs/lease.ts";
+import type { PreparedOutcome } from "../jobs/outcome.ts";
+import { validInteger } from "../jobs/request.ts";
+import { settleExpiredAttempts } from "../jobs/settle.ts";
+import { endStepJobs } from "./cascade.ts";
+
+export interface ReapOptions {
+  /** At most this many leases. Default 500. */
+  readonly limit?: number;
+}
+
+export interface Reaped {
+  /** Jobs that will be tried again. */
+  readonly returned: number;
+  /** Jobs whose attempts were used up. */
+  readonly deadLettered: number;
+  /** Jobs that could not be settled: set aside for a while, so that they do not stop the others. */
+  readonly setAside: readonly { readonly jobId: string; readonly error: LedgerError }[];
+}
+
+const DEFAULT_LIMIT = 500;
+const SET_ASIDE_SECONDS = 300;
+
+/**
+ * Settles leases that have expired, as failures of kind LEASE_EXPIRED. Two round trips, and those of
+ * `endStepJobs` when steps end. Rows that other sessions hold are passed over. Throws `db.*` when the
+ * database is gone, `input.invalid`.
+ */
+export async function reap(executor: Executor, options: ReapOptions = {}): Promise<Reaped> {
+  const limit = validInteger(options.limit, "limit", 1) ?? DEFAULT_LIMIT;
+  const rows = await expired.execute(executor, { limit });
+  const tally: Tally = { returned: 0, deadLettered: 0, setAside: [] };
+  await settleOrSplit(executor, rows.map(expiredOutcome), tally);
+  if (tally.setAside.length > 0) {
+    await setAside.execute(executor, { ids: tally.setAside.map(({ jobId }) => jobId), seconds: SET_ASIDE_SECONDS });
+  }
+  return tally;
+}
+
+interface Tally {
+  returned: number;
+  deadLettered: number;
+  readonly setAside: { jobId: string; error: LedgerError }[];
+}
+
+/** Halves a batch that fails until the jobs that spoil it stand alone. */
+async function settleOrSplit(executor: Executor, outcomes: readonly PreparedOutcome[], tally: Tally): Promise<void> {
+  if (outcomes.length === 0) return;
+  try {
+    await settleAll(executor, outcomes, tally);
+  } catch (error) {
+    const [only, ...more] = outcomes;
+    if (executor.transaction !== "none" || !isLedgerError(error) || isTransient(error) || only === undefined)
+      throw error;
+    if (more.length === 0) {
+      tally.setAside.push({ jobId: only.lease.jobId, error });
+      return;
+    }
+    const middle = Math.ceil(outcomes.length / 2);
+    await settleOrSplit(executor, outcomes.slice(0, middle), tally);
+    await settleOrSplit(executor, outcomes.slice(middle), tally);
+  }
+}
+
+/** The database is gone: nothing is wrong with the job. */
+function isTransient(error: LedgerError): boolean {
+  return error.code === "db.unavailable" || error.code === "db.commit_unconfirmed" || error.code === "schema.missing";
+}
+
+async function settleAll(executor: Executor, outcomes: readonly PreparedOutcome[], tally: Tally): Promise<void> {
+  const attempts = await settleExpiredAttempts(executor, outcomes);
+  const stepEnds = new Set(attempts.filter(({ state }) => state === "STEP_ENDS").map(({ jobId }) => jobId));
+  tally.returned += attempts.filter(({ state }) => state === "PENDING").length;
+  tally.deadLettered += attempts.filter(({ state }) => state === "DEAD_LETTERED").length;
+  const ending = outcomes.filter(({ lease }) => stepEnds.has(lease.jobId));
+  if (ending.length > 0) tally.deadLettered += (await endStepJobs(executor, ending, "expired")).size;
+}
+
+function expiredOutcome(row: Awaited<ReturnType<typeof expired.execute>>[number]): PreparedOutcome {
+  const lease: Lease = {
+    jobId: row.id,
+    runNumber: row.run_number,
+    attempt: row.attempt,
+    workerId: row.worker_id ?? "",
+    workflowRunId: row.workflow_run_id,
+  };
+  return {
+    lease,
+    kind: "LEASE_EXPIRED",
+    output: null,
+    code: "job.lease_expired",
+    message: "The lease expired before the attempt ended.",
+    notBefore: null,
+  };
+}
+
+const expired = reading("expired_leases", { limit: "int4" }, (db, p) =>
+  db
+    .selectFrom("job_queue as q")
+    .where("q.status", "=", "LEASED")
+    .where("q.lease_expires_at", "<=", sql<Date>`clock_timestamp()`)
+    .select(["q.id", "q.run_number", "q.attempt", "q.worker_id", "q.workflow_run_id"])
+    .orderBy("q.id")
+    .limit(p.limit),
+);
+
+const setAside = writing("set_aside_leases", { ids: "uuid[]", seconds: "int4" }, (db, p) =>
+  db
+    .updateTable("job_queue as q")
+    .where(sql<boolean>`q.id = any(${p.ids})`)
+    .where("q.status", "=", "LEASED")
+    .set({ lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.seconds})` }),
+);

@@ -1,0 +1,152 @@
+/** Settling attempts of any jobs: those of workflow runs go on to their steps and what depends on them. */
+import type { Executor } from "../database/executor.ts";
+import { requireReadCommitted, retrying } from "../database/transaction.ts";
+import { isLedgerError, LedgerError } from "../errors.ts";
+import { type Lease, leaseLost } from "../jobs/lease.ts";
+import {
+  type Failure,
+  type PreparedOutcome,
+  prepareOutcome,
+  type SettledJob,
+  type Settlement,
+  type SettleResult,
+  type Success,
+} from "../jobs/outcome.ts";
+import { settleAttempts } from "../jobs/settle.ts";
+import { advance } from "./advance.ts";
+import { endStepJobs } from "./cascade.ts";
+
+/**
+ * Completes a job, and with it its step: dependents are released in the same commit. One round trip
+ * where no lock has to be waited for and no dependent is cancelled, else those of `endStepJobs`. Throws
+ * `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `input.invalid`,
+ * `workflow.terminal_completion_unsupported_isolation`.
+ */
+export async function completeJob(executor: Executor, lease: Lease, success: Success = {}): Promise<SettledJob> {
+  return settled(await settleJobs(executor, [{ lease, success }]));
+}
+
+/**
+ * Fails an attempt: the job goes back to PENDING while attempts are left and the kind is retryable,
+ * else it is dead-lettered and its step has FAILED. One round trip, and those of `endStepJobs` when a
+ * step ends. Throws as `completeJob`.
+ */
+export async function failJob(executor: Executor, lease: Lease, failure: Failure): Promise<SettledJob> {
+  return settled(await settleJobs(executor, [{ lease, failure }]));
+}
+
+function settled([result]: readonly SettleResult[]): SettledJob {
+  if (result === undefined) throw new LedgerError("input.invalid");
+  if (!result.ok) throw result.error;
+  return { status: result.status, runAt: result.runAt };
+}
+
+/**
+ * Settles many attempts of any jobs and runs and answers in their order; each item has its own
+ * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
+ * a transaction. In a caller's transaction one more round trip, for its level. An error that concerns
+ * all of a group (the database is gone) is thrown.
+ */
+export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
+  const outcomes = settlements.map(prepareOutcome);
+  const results = new Map<string, SettleResult>();
+  const first = firstOfEachJob(outcomes);
+  const [successes, others] = partition(first, ({ lease, kind }) => lease.workflowRunId !== null && kind === null);
+  if (first.some(({ lease }) => lease.workflowRunId !== null)) {
+    await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
+  }
+  const ending = [
+    ...(await settleWithoutSteps(executor, others, results)),
+    ...(await settleSuccesses(executor, successes, results)),
+  ];
+  await settleEnding(executor, ending, results);
+  return outcomes.map((outcome) => (first.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+}
+
+/** Retries and ends of jobs outside of runs; returns those whose end is the end of a step. */
+async function settleWithoutSteps(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<PreparedOutcome[]> {
+  if (outcomes.length === 0) return [];
+  const attempts = await orRetry(executor, () => settleAttempts(executor, outcomes));
+  const stepEnds = new Set<string>();
+  for (const { jobId, state, runAt } of attempts) {
+    if (state === "STEP_ENDS") stepEnds.add(jobId);
+    else results.set(jobId, state === "LOST" ? lost() : { ok: true, status: state, runAt });
+  }
+  return outcomes.filter((outcome) => stepEnds.has(idOf(outcome)));
+}
+
+/** Successes in runs that need no more than one statement; returns the others. */
+async function settleSuccesses(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<PreparedOutcome[]> {
+  if (outcomes.length === 0) return [];
+  const heldBack = new Set<string>();
+  for (const { jobId, state } of await orRetry(executor, () => advance(executor, outcomes))) {
+    if (state === "HELD_BACK") heldBack.add(jobId);
+    else results.set(jobId, state === "LOST" ? lost() : succeeded);
+  }
+  return outcomes.filter((outcome) => heldBack.has(idOf(outcome)));
+}
+
+/** Ends of steps, one transaction for all; when a run is in the way, each run for itself. */
+async function settleEnding(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<void> {
+  if (outcomes.length === 0) return;
+  try {
+    const held = await endStepJobs(executor, outcomes, "live");
+    for (const outcome of outcomes) results.set(idOf(outcome), held.has(idOf(outcome)) ? endedResult(outcome) : lost());
+  } catch (error) {
+    const runs = [...new Set(outcomes.map(({ lease }) => lease.workflowRunId))];
+    if (executor.transaction !== "none" || !isLedgerError(error) || error.category === "unavailable") throw error;
+    if (runs.length === 1) {
+      for (const outcome of outcomes) results.set(idOf(outcome), { ok: false, error });
+      return;
+    }
+    for (const runId of runs) {
+      await settleEnding(
+        executor,
+        outcomes.filter(({ lease }) => lease.workflowRunId === runId),
+        results,
+      );
+    }
+  }
+}
+
+/** A statement that is its own transaction is retried like one. */
+function orRetry<T>(executor: Executor, attempt: () => Promise<T>): Promise<T> {
+  return executor.transaction === "none" ? retrying(attempt) : attempt();
+}
+
+const succeeded: SettleResult = { ok: true, status: "SUCCEEDED", runAt: null };
+
+function endedResult({ kind }: PreparedOutcome): SettleResult {
+  return kind === null ? succeeded : { ok: true, status: "DEAD_LETTERED", runAt: null };
+}
+
+function lost(): SettleResult {
+  return { ok: false, error: leaseLost() };
+}
+
+function idOf({ lease }: PreparedOutcome): string {
+  return lease.jobId.toLowerCase();
+}
+
+/** One job can be settled once in a batch: a second item for it finds its lease gone. */
+function firstOfEachJob(outcomes: readonly PreparedOutcome[]): PreparedOutcome[] {
+  const byJob = new Map<string, PreparedOutcome>();
+  for (const outcome of outcomes) if (!byJob.has(idOf(outcome))) byJob.set(idOf(outcome), outcome);
+  return [...byJob.values()];
+}
+
+function partition<T>(items: readonly T[], belongs: (item: T) => boolean): [T[], T[]] {
+  return [items.filter(belongs), items.filter((item) => !belongs(item))];
+}
