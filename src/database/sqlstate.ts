@@ -74,7 +74,8 @@ function isUnreachable(error: unknown): boolean {
 }
 
 function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : "";
+  // Not instanceof: an error may come from another realm, as under jest.
+  return stringField(error, "message") ?? "";
 }
 
 function stringField(error: unknown, field: string): string | undefined {

@@ -31,8 +31,16 @@ export interface JobRequest extends JobOptions {
 }
 
 /** A job type with its payload's and output's shapes. */
-export interface JobDefinition<Type extends string = string, Input = unknown, Payload = Input, Output = unknown> {
+export interface JobDefinition<
+  Type extends string = string,
+  Input = unknown,
+  Payload = Input,
+  Output = unknown,
+  Prerequisites = unknown,
+> {
   readonly type: Type;
+  /** Carries the type of the prerequisites' outputs that a step of this job needs; nothing at run time. */
+  readonly prerequisites: StandardSchemaV1<Prerequisites, Prerequisites> | undefined;
   readonly input: StandardSchemaV1<Input, Payload> | undefined;
   readonly output: StandardSchemaV1<unknown, Output> | undefined;
   readonly defaults: JobDefaults;
@@ -44,7 +52,7 @@ export interface JobDefinition<Type extends string = string, Input = unknown, Pa
 
 // Any definition, whatever its payload: the input is in a contravariant place, so only `any` fits all.
 // biome-ignore lint/suspicious/noExplicitAny: see above
-export type AnyJobDefinition = JobDefinition<string, any, any, any>;
+export type AnyJobDefinition = JobDefinition<string, any, any, any, any>;
 
 export type JobDefaults = Pick<JobOptions, "priority" | "maxAttempts" | "timeoutSeconds">;
 
@@ -61,13 +69,17 @@ export interface BackoffPolicy {
 }
 
 /** What a caller hands over to enqueue a job of this definition. */
-export type InputOf<D> = D extends JobDefinition<string, infer Input, infer _P, infer _O> ? Input : never;
+export type InputOf<D> = D extends JobDefinition<string, infer Input, infer _P, infer _O, infer _R> ? Input : never;
 /** What the handler receives: the input after the schema has read it. */
-export type PayloadOf<D> = D extends JobDefinition<string, infer _I, infer Payload, infer _O> ? Payload : never;
+export type PayloadOf<D> =
+  D extends JobDefinition<string, infer _I, infer Payload, infer _O, infer _R> ? Payload : never;
 /** What the handler returns. */
-export type OutputOf<D> = D extends JobDefinition<string, infer _I, infer _P, infer Output> ? Output : never;
+export type OutputOf<D> = D extends JobDefinition<string, infer _I, infer _P, infer Output, infer _R> ? Output : never;
+/** The outputs, by step key, that the handler finds when the job is a step. */
+export type PrerequisitesOf<D> =
+  D extends JobDefinition<string, infer _I, infer _P, infer _O, infer Prerequisites> ? Prerequisites : never;
 
-export interface DefineJobOptions<Input, Payload, Output> extends JobDefaults {
+export interface DefineJobOptions<Input, Payload, Output, Prerequisites> extends JobDefaults {
   /** Counts up with changes of the payload's shape. Default 1. */
   readonly version?: number;
   readonly backoff?: BackoffPolicy;
@@ -75,6 +87,8 @@ export interface DefineJobOptions<Input, Payload, Output> extends JobDefaults {
   readonly input?: StandardSchemaV1<Input, Payload>;
   /** The shape of what the handler returns. */
   readonly output?: StandardSchemaV1<unknown, Output> | StandardSchemaV1<Output, Output>;
+  /** The outputs of prerequisites, by step key, that a step of this job needs; the builder checks the graph for them. */
+  readonly prerequisites?: StandardSchemaV1<Prerequisites, Prerequisites>;
 }
 
 /**
@@ -85,13 +99,20 @@ export interface DefineJobOptions<Input, Payload, Output> extends JobDefaults {
  * await ledger.jobs.enqueue(sendReceipt, { orderId: "o-1" });
  * ```
  */
-export function defineJob<const Type extends string, Input = unknown, Payload = Input, Output = unknown>(
+export function defineJob<
+  const Type extends string,
+  Input = unknown,
+  Payload = Input,
+  Output = unknown,
+  Prerequisites = unknown,
+>(
   type: Type,
-  options: DefineJobOptions<Input, Payload, Output> = {},
-): JobDefinition<Type, Input, Payload, Output> {
-  const { input, output, version = 1, backoff = {}, ...defaults } = options;
+  options: DefineJobOptions<Input, Payload, Output, Prerequisites> = {},
+): JobDefinition<Type, Input, Payload, Output, Prerequisites> {
+  const { input, output, prerequisites, version = 1, backoff = {}, ...defaults } = options;
   return Object.freeze({
     type,
+    prerequisites,
     input,
     output: output as StandardSchemaV1<unknown, Output> | undefined,
     defaults,

@@ -5,14 +5,18 @@ import { reading } from "../database/statement.ts";
 
 /**
  * Runs `body` with `lock_timeout` at most the ledger's bound; a stricter value of the caller's stays
- * in force. After an error nothing is put back: the transaction is dead, and the setting dies with it.
- * Two round trips of its own. Only inside a transaction: the setting is local to it.
+ * in force. The value before is put back after it, also after an error that left the transaction
+ * alive; in a dead one the setting dies with it. Two round trips of its own. Only inside a
+ * transaction: the setting is local to it.
  */
 export async function withBoundedWait<T>(executor: Executor, body: () => Promise<T>): Promise<T> {
+  executor.health.failed = false;
   const previous = await capLockTimeout(executor);
-  const result = await body();
-  await restoreLockTimeout.execute(executor, { previous });
-  return result;
+  try {
+    return await body();
+  } finally {
+    if (!executor.health.failed) await restoreLockTimeout.execute(executor, { previous });
+  }
 }
 
 /** Caps `lock_timeout` for the rest of the transaction and returns the value before, as PostgreSQL writes it. */

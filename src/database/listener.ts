@@ -1,0 +1,151 @@
+/** One LISTEN connection for all subscribers of a process, made when the first comes, ended when the last goes. */
+
+/** What the listener needs of a connection; a `pg.Client` fits. */
+export interface ListenConnection {
+  connect(): Promise<unknown>;
+  query(text: string): Promise<unknown>;
+  end(): Promise<unknown>;
+  on(event: "notification", handler: (message: { channel: string; payload?: string | undefined }) => void): unknown;
+  on(event: "error", handler: (error: Error) => void): unknown;
+  on(event: "end", handler: () => void): unknown;
+}
+
+/** Makes a connection of its own for LISTEN: never one of a pool, and not through a transaction pooler. */
+export type ListenSource = () => ListenConnection;
+
+/** Called with an announcement's payload, or with null after a gap in which announcements may have been lost. */
+export type NotificationHandler = (payload: string | null) => void;
+
+const FIRST_DELAY_MS = 100;
+const MAX_DELAY_MS = 10_000;
+
+/** Connects again after a loss, with growing delays, and then tells every subscriber to look for itself. */
+export class Listener {
+  readonly #source: ListenSource;
+  readonly #onError: (error: unknown) => void;
+  readonly #handlers = new Map<string, Set<NotificationHandler>>();
+  #session: Session | undefined;
+
+  constructor(source: ListenSource, onError: (error: unknown) => void) {
+    this.#source = source;
+    this.#onError = onError;
+  }
+
+  /** Subscribes to a channel (a plain identifier) and returns what ends the subscription. */
+  subscribe(channel: string, handler: NotificationHandler): () => void {
+    const handlers = this.#handlers.get(channel) ?? new Set();
+    handlers.add(handler);
+    this.#handlers.set(channel, handlers);
+    this.#session ??= new Session(this.#source, this.#deliver, this.#onError);
+    this.#session.listen(channel);
+    return () => this.#unsubscribe(channel, handler);
+  }
+
+  /** Resolves when the connection listens to every channel subscribed so far, or has failed to for the first time. */
+  async ready(): Promise<void> {
+    await this.#session?.ready();
+  }
+
+  readonly #deliver = (channel: string | null, payload: string | null): void => {
+    const sets = channel === null ? [...this.#handlers.values()] : [this.#handlers.get(channel) ?? new Set()];
+    for (const handler of sets.flatMap((handlers) => [...handlers])) handler(payload);
+  };
+
+  #unsubscribe(channel: string, handler: NotificationHandler): void {
+    const handlers = this.#handlers.get(channel);
+    handlers?.delete(handler);
+    if (handlers?.size === 0) this.#handlers.delete(channel);
+    if (this.#handlers.size > 0) return;
+    this.#session?.close();
+    this.#session = undefined;
+  }
+}
+
+/** The life of the connection from the first subscriber to the last. */
+class Session {
+  readonly #source: ListenSource;
+  readonly #deliver: (channel: string | null, payload: string | null) => void;
+  readonly #onError: (error: unknown) => void;
+  readonly #channels = new Set<string>();
+  #connection: ListenConnection | undefined;
+  #attempt: Promise<void>;
+  #failures = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(
+    source: ListenSource,
+    deliver: (channel: string | null, payload: string | null) => void,
+    onError: (error: unknown) => void,
+  ) {
+    this.#source = source;
+    this.#deliver = deliver;
+    this.#onError = onError;
+    // In the next turn, so that the channels of the first subscribers are known.
+    this.#attempt = Promise.resolve().then(() => this.#connect());
+  }
+
+  listen(channel: string): void {
+    if (this.#channels.has(channel)) return;
+    this.#channels.add(channel);
+    const connection = this.#connection;
+    if (connection) this.#attempt = this.#attempt.then(() => this.#run(connection, channel));
+  }
+
+  ready(): Promise<void> {
+    return this.#attempt;
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    const connection = this.#connection;
+    this.#connection = undefined;
+    connection?.end().catch(this.#onError);
+  }
+
+  async #connect(): Promise<void> {
+    if (this.#closed) return;
+    const connection = this.#source();
+    connection.on("notification", ({ channel, payload }) => this.#deliver(channel, payload ?? ""));
+    connection.on("error", (error) => this.#lost(connection, error));
+    connection.on("end", () => this.#lost(connection, undefined));
+    try {
+      await connection.connect();
+      if (this.#closed) {
+        await connection.end();
+        return;
+      }
+      this.#connection = connection;
+      for (const channel of [...this.#channels]) await connection.query(`listen ${quoted(channel)}`);
+      if (this.#failures > 0) this.#deliver(null, null);
+      this.#failures = 0;
+    } catch (error) {
+      this.#connection ??= connection;
+      this.#lost(connection, error);
+    }
+  }
+
+  async #run(connection: ListenConnection, channel: string): Promise<void> {
+    if (connection !== this.#connection) return;
+    await connection.query(`listen ${quoted(channel)}`).catch((error: unknown) => this.#lost(connection, error));
+  }
+
+  #lost(connection: ListenConnection, error: unknown): void {
+    if (this.#closed || connection !== this.#connection) return;
+    this.#connection = undefined;
+    this.#failures += 1;
+    if (error !== undefined) this.#onError(error);
+    connection.end().catch(() => {
+      // It is lost already; the error that matters has been reported.
+    });
+    const delay = Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** (this.#failures - 1));
+    this.#timer = setTimeout(() => {
+      this.#attempt = this.#connect();
+    }, delay);
+  }
+}
+
+function quoted(channel: string): string {
+  return `"${channel.replaceAll('"', '""')}"`;
+}

@@ -1,0 +1,69 @@
+/** runledger: durable jobs and workflow runs in the PostgreSQL that a service already has. */
+export type { JsonArray, JsonObject, JsonPrimitive, JsonValue } from "./database/column-types.ts";
+export type { ListenConnection, ListenSource, NotificationHandler } from "./database/listener.ts";
+export { DEFAULT_SCHEMA } from "./database/schema.ts";
+export type { Scope } from "./database/scope.ts";
+export type {
+  DependencyKind,
+  FailureKind,
+  JobStatus,
+  RunStatus,
+  StepKind,
+  StepStatus,
+} from "./database/statuses.ts";
+export type { LedgerTables, RunledgerDatabase } from "./database/tables.ts";
+export {
+  type ErrorCategory,
+  type ErrorDetails,
+  errorCodes,
+  isLedgerError,
+  LedgerError,
+  type LedgerErrorCode,
+} from "./errors.ts";
+export type { CanceledJob, CancelJobOptions } from "./jobs/cancel.ts";
+export type { SyncedDefinitions, SyncOptions } from "./jobs/catalogue.ts";
+export type { ClaimedJob, ClaimOptions } from "./jobs/claim.ts";
+export {
+  type AnyJobDefinition,
+  type BackoffPolicy,
+  type DefineJobOptions,
+  defineJob,
+  type InputOf,
+  type JobDefaults,
+  type JobDefinition,
+  type JobOptions,
+  type JobRequest,
+  type OutputOf,
+  type PayloadOf,
+  type PrerequisitesOf,
+  parsed,
+  typed,
+} from "./jobs/definition.ts";
+export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
+export type { Lease } from "./jobs/lease.ts";
+export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
+export type { Job } from "./jobs/read.ts";
+export type { Heartbeat, LogLine, Progress } from "./jobs/running.ts";
+export { createLedger, type Jobs, type Ledger, type LedgerOptions, type Runs, type Steps } from "./ledger.ts";
+export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
+export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
+export {
+  type DefineWorkflowOptions,
+  type DependencySpec,
+  defineWorkflow,
+  type GraphSpec,
+  type StepDependencies,
+  type StepJobSpec,
+  type StepOptions,
+  type StepRef,
+  type StepSpec,
+  WorkflowBuilder,
+  type WorkflowDefinition,
+} from "./runs/graph.ts";
+export type { RunOptions } from "./runs/prepare.ts";
+export type { Run, RunStatusView, Step } from "./runs/read.ts";
+export type { ResultOptions } from "./runs/result.ts";
+export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
+export type { PrerequisiteOutputs } from "./steps/outputs.ts";
+export type { Reaped, ReapOptions } from "./steps/reap.ts";
+export type { TerminalStatus } from "./steps/resolve.ts";

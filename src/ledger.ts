@@ -1,0 +1,288 @@
+/** createLedger(): binds the aggregates to the service's Kysely instance, or to one of its transactions. */
+
+import type { JsonValue } from "./database/column-types.ts";
+import { type AnyKysely, createExecutor, type Executor, type LedgerSettings } from "./database/executor.ts";
+import { Listener, type ListenSource, type NotificationHandler } from "./database/listener.ts";
+import { DEFAULT_SCHEMA, validSchemaName } from "./database/schema.ts";
+import type { Scope } from "./database/scope.ts";
+import { LedgerError } from "./errors.ts";
+import { type CanceledJob, type CancelJobOptions, cancelJob } from "./jobs/cancel.ts";
+import { type SyncedDefinitions, type SyncOptions, setPaused, syncDefinitions } from "./jobs/catalogue.ts";
+import { type ClaimedJob, type ClaimOptions, claimJobs } from "./jobs/claim.ts";
+import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/definition.ts";
+import { enqueueJobs } from "./jobs/enqueue.ts";
+import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
+import type { Lease } from "./jobs/lease.ts";
+import type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
+import { getJob, type Job } from "./jobs/read.ts";
+import {
+  appendLogs,
+  type Heartbeat,
+  handBack,
+  heartbeat,
+  type LogLine,
+  type Progress,
+  reportProgress,
+  saveCheckpoint,
+} from "./jobs/running.ts";
+import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
+import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
+import type { GraphSpec, WorkflowDefinition } from "./runs/graph.ts";
+import type { RunOptions } from "./runs/prepare.ts";
+import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
+import { requestOf } from "./runs/request.ts";
+import { getResult, type ResultOptions } from "./runs/result.ts";
+import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
+import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
+import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
+import { completeJob, failJob, settleJobs } from "./steps/settle.ts";
+
+export interface LedgerOptions {
+  /** The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. */
+  readonly db: AnyKysely;
+  /** The schema that holds the ledger's tables. Default `runledger`. */
+  readonly schema?: string;
+  /** Makes a connection for LISTEN, such as `() => new pg.Client(url)`. Without it waiters poll. */
+  readonly listen?: ListenSource;
+  /** Whether new jobs and ended runs are announced by NOTIFY. Default true. */
+  readonly notify?: boolean;
+  /** The longest that a function waits for one lock, in milliseconds. Default 5000. */
+  readonly lockWaitMs?: number;
+  /** Told of errors of the LISTEN connection, which is made anew. Default: they are not reported. */
+  readonly onListenError?: (error: unknown) => void;
+}
+
+const DEFAULT_LOCK_WAIT_MS = 5000;
+
+/** Binds a ledger. Nothing is sent until a function is called. Throws `config.invalid`. */
+export function createLedger(options: LedgerOptions): Ledger {
+  const { db, notify = true, lockWaitMs = DEFAULT_LOCK_WAIT_MS, listen, onListenError = () => {} } = options;
+  if (!Number.isInteger(lockWaitMs) || lockWaitMs < 1) {
+    throw new LedgerError("config.invalid", { message: "lockWaitMs must be a positive number of milliseconds." });
+  }
+  const settings: LedgerSettings = { notify, lockWaitMs };
+  const executor = createExecutor(db, validSchemaName(options.schema ?? DEFAULT_SCHEMA), settings);
+  return new Ledger(executor, listen === undefined ? null : new Listener(listen, onListenError));
+}
+
+/** The ledger's functions by aggregate. */
+export class Ledger {
+  readonly jobs: Jobs;
+  readonly runs: Runs;
+  readonly steps: Steps;
+  readonly #executor: Executor;
+  readonly #listener: Listener | null;
+
+  /** @internal Use `createLedger`. */
+  constructor(executor: Executor, listener: Listener | null) {
+    this.#executor = executor;
+    this.#listener = listener;
+    this.jobs = new Jobs(executor);
+    this.runs = new Runs(executor, listener);
+    this.steps = new Steps(executor);
+  }
+
+  /** The schema that holds the ledger's tables. */
+  get schema(): string {
+    return this.#executor.schema;
+  }
+
+  /** The same functions inside the caller's transaction, which they never commit or roll back. */
+  in(trx: AnyKysely): Ledger {
+    if (!trx.isTransaction) {
+      throw new LedgerError("input.invalid", { message: "ledger.in() takes a transaction of the service's Kysely." });
+    }
+    const { schema, settings } = this.#executor;
+    return new Ledger(createExecutor(trx, schema, settings), this.#listener);
+  }
+
+  /**
+   * Calls `handler` when runnable jobs are announced, and with null after a gap in the announcements.
+   * Returns what ends it; null when the ledger was made without `listen`.
+   */
+  onJobs(handler: NotificationHandler): (() => void) | null {
+    return this.#listener?.subscribe(`${this.schema}_jobs`, handler) ?? null;
+  }
+}
+
+/** Jobs: see each function for its round trips and errors. */
+class Jobs {
+  readonly #executor: Executor;
+
+  constructor(executor: Executor) {
+    this.#executor = executor;
+  }
+
+  /** Enqueues one job: of a definition with its typed input, or of a plain type with any JSON payload. */
+  async enqueue<D extends AnyJobDefinition>(
+    job: D,
+    input: InputOf<D>,
+    options?: JobOptions & EnqueueOptions,
+  ): Promise<EnqueuedJob>;
+  async enqueue(type: string, payload: unknown, options?: JobOptions & EnqueueOptions): Promise<EnqueuedJob>;
+  async enqueue(
+    job: AnyJobDefinition | string,
+    input: unknown,
+    { strict, ...options }: JobOptions & EnqueueOptions = {},
+  ): Promise<EnqueuedJob> {
+    const request: JobRequest =
+      typeof job === "string" ? { ...options, type: job, payload: input } : job.request(input, options);
+    const [enqueued] = await enqueueJobs(this.#executor, [request], strict === undefined ? {} : { strict });
+    if (enqueued === undefined) throw new LedgerError("input.invalid");
+    return enqueued;
+  }
+
+  /** Enqueues any number of jobs, all or none. */
+  enqueueMany(requests: readonly JobRequest[], options?: EnqueueOptions): Promise<EnqueuedJob[]> {
+    return enqueueJobs(this.#executor, requests, options);
+  }
+
+  /** Claims due jobs under leases. */
+  claim(options: ClaimOptions): Promise<ClaimedJob[]> {
+    return claimJobs(this.#executor, options);
+  }
+
+  /** Extends leases and tells which jobs were cancelled or lost. */
+  heartbeat(leases: readonly Lease[], leaseSeconds?: number): Promise<Heartbeat[]> {
+    return heartbeat(this.#executor, leases, leaseSeconds);
+  }
+
+  /** Gives back claims that were never started: the attempt does not count. */
+  handBack(leases: readonly Lease[]): Promise<string[]> {
+    return handBack(this.#executor, leases);
+  }
+
+  progress(lease: Lease, progress: Progress): Promise<void> {
+    return reportProgress(this.#executor, lease, progress);
+  }
+
+  checkpoint(lease: Lease, checkpoint: unknown): Promise<void> {
+    return saveCheckpoint(this.#executor, lease, checkpoint);
+  }
+
+  log(lease: Lease, lines: readonly LogLine[]): Promise<void> {
+    return appendLogs(this.#executor, lease, lines);
+  }
+
+  complete(lease: Lease, success?: Success): Promise<SettledJob> {
+    return completeJob(this.#executor, lease, success);
+  }
+
+  fail(lease: Lease, failure: Failure): Promise<SettledJob> {
+    return failJob(this.#executor, lease, failure);
+  }
+
+  /** Settles many attempts, each with its own outcome. */
+  settle(settlements: readonly Settlement[]): Promise<SettleResult[]> {
+    return settleJobs(this.#executor, settlements);
+  }
+
+  /** Settles leases that have expired. */
+  reap(options?: ReapOptions): Promise<Reaped> {
+    return reap(this.#executor, options);
+  }
+
+  cancel(jobId: string, options: CancelJobOptions): Promise<CanceledJob> {
+    return cancelJob(this.#executor, jobId, options);
+  }
+
+  get(jobId: string, scope: Scope): Promise<Job> {
+    return getJob(this.#executor, jobId, scope);
+  }
+
+  /** Brings the definitions in the database in step with those in code. */
+  sync(definitions: readonly AnyJobDefinition[], options?: SyncOptions): Promise<SyncedDefinitions> {
+    return syncDefinitions(this.#executor, definitions, options);
+  }
+
+  /** Jobs of these types are accepted and kept, and not started. */
+  pause(types: readonly string[]): Promise<void> {
+    return setPaused(this.#executor, types, true);
+  }
+
+  resume(types: readonly string[]): Promise<void> {
+    return setPaused(this.#executor, types, false);
+  }
+}
+
+/** Workflow runs: see each function for its round trips and errors. */
+class Runs {
+  readonly #executor: Executor;
+  readonly #listener: Listener | null;
+
+  constructor(executor: Executor, listener: Listener | null) {
+    this.#executor = executor;
+    this.#listener = listener;
+  }
+
+  /** Enqueues one run: of a definition with its typed input, or of a graph. */
+  async enqueue<Input, Result>(
+    workflow: WorkflowDefinition<string, Input, Result>,
+    input: Input,
+    options?: RunOptions,
+  ): Promise<EnqueuedRun>;
+  async enqueue(graph: GraphSpec, options?: RunOptions): Promise<EnqueuedRun>;
+  async enqueue(
+    workflow: WorkflowDefinition<string, unknown, unknown> | GraphSpec,
+    input?: unknown,
+    options?: RunOptions,
+  ): Promise<EnqueuedRun> {
+    const request =
+      "steps" in workflow
+        ? { ...(input as RunOptions | undefined), graph: workflow }
+        : await requestOf(workflow, input, options);
+    const [enqueued] = await enqueueRuns(this.#executor, [request]);
+    if (enqueued === undefined) throw new LedgerError("input.invalid");
+    return enqueued;
+  }
+
+  /** Enqueues any number of runs, all or none. */
+  enqueueMany(requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
+    return enqueueRuns(this.#executor, requests);
+  }
+
+  cancel(runId: string, options: CancelRunOptions): Promise<CanceledRun> {
+    return cancelRun(this.#executor, runId, options);
+  }
+
+  /** Status and counters. */
+  getStatus(runId: string, scope: Scope): Promise<RunStatusView> {
+    return getRunStatus(this.#executor, runId, scope);
+  }
+
+  /** The run with all its steps. */
+  get(runId: string, scope: Scope): Promise<Run> {
+    return getRun(this.#executor, runId, scope);
+  }
+
+  /** The result step's output, once the run has succeeded; typed when the workflow's definition is given. */
+  getResult<Result>(
+    runId: string,
+    options: ResultOptions & { readonly workflow: WorkflowDefinition<string, never, Result> },
+  ): Promise<Result>;
+  getResult(runId: string, options: ResultOptions): Promise<JsonValue>;
+  getResult(runId: string, options: ResultOptions): Promise<unknown> {
+    return getResult(this.#executor, this.#listener, runId, options);
+  }
+}
+
+/** Steps: see each function for its round trips and errors. */
+class Steps {
+  readonly #executor: Executor;
+
+  constructor(executor: Executor) {
+    this.#executor = executor;
+  }
+
+  /** Completes an external gate. */
+  complete(runId: string, stepKey: string, completion: ExternalCompletion): Promise<CompletedStep> {
+    return completeExternalStep(this.#executor, runId, stepKey, completion);
+  }
+
+  /** What each claimed job that is a step finds of its prerequisites, by job id. */
+  prerequisiteOutputs(jobs: readonly ClaimedJob[]): Promise<Map<string, PrerequisiteOutputs>> {
+    return prerequisiteOutputs(this.#executor, jobs);
+  }
+}
+
+export type { Jobs, Runs, Steps };

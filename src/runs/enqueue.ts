@@ -1,0 +1,336 @@
+/** Enqueue runs: all rows of all graphs in one statement, whatever their size (FEATURES F-W2). */
+import { sql } from "kysely";
+import { announceJobs } from "../database/announce.ts";
+import type { Executor } from "../database/executor.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { reading, writing } from "../database/statement.ts";
+import type { DependencyKind } from "../database/statuses.ts";
+import { decodeRunStatus, type RunStatus, type StepKind, type StepStatus } from "../database/statuses.ts";
+import { inTransaction, requireReadCommitted, retrying } from "../database/transaction.ts";
+import { LedgerError } from "../errors.ts";
+import { insertReleased } from "../jobs/insertion.ts";
+import { statusByCounters } from "../steps/run-status.ts";
+import type { GraphSpec } from "./graph.ts";
+import { type PreparedRun, prepareRun, type RunOptions } from "./prepare.ts";
+
+export interface RunRequest extends RunOptions {
+  readonly graph: GraphSpec;
+}
+
+/** What became of one request. */
+export interface EnqueuedRun {
+  readonly id: string;
+  readonly status: RunStatus;
+  /** `existing`: the idempotency key named a run that is there already. */
+  readonly disposition: "inserted" | "existing";
+}
+
+/**
+ * Enqueues runs, all or none, and answers in the order of the requests; their root steps become
+ * runnable at once. One round trip; one more when an idempotency key exists already, two more for a
+ * transaction around several runs of which some have keys, and one in a caller's transaction for its
+ * level. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
+ * `payload.not_json`, `payload.invalid`, `workflow.enqueue_idempotency_unsupported_isolation`.
+ */
+export async function enqueueRuns(executor: Executor, requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
+  if (requests.length === 0) return [];
+  const runs: PreparedRun[] = [];
+  for (const { graph, ...options } of requests) runs.push(await prepareRun(graph, options));
+  if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return takeOrFind(executor, runs);
+  await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
+  // A single run whose key exists has written nothing, so there is nothing to take back.
+  if (runs.length === 1) return retrying(() => takeOrFind(executor, runs));
+  return inTransaction(executor, (trx) => takeOrFind(trx, runs));
+}
+
+async function takeOrFind(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {
+  const inserted = await insert.execute(executor, { ...runArrays(runs), notify: executor.settings.notify });
+  const statuses = new Map(inserted.map(({ id, status }) => [id, decodeRunStatus(status)]));
+  const kept = runs.filter(({ id }) => !statuses.has(id));
+  const found = kept.length === 0 ? new Map<string, EnqueuedRun>() : await findExisting(executor, kept);
+  return runs.map(({ id }) => {
+    const status = statuses.get(id);
+    const run = status === undefined ? found.get(id) : ({ id, status, disposition: "inserted" } as const);
+    if (run === undefined) throw new LedgerError("workflow.internal_state");
+    return run;
+  });
+}
+
+/** The runs that hold the keys, by the id that the request would have got. Throws `workflow.enqueue_conflicting_retry`. */
+async function findExisting(executor: Executor, runs: readonly PreparedRun[]): Promise<Map<string, EnqueuedRun>> {
+  const { ids, types, organizations, keys, requested } = runArrays(runs);
+  const rows = await existing.execute(executor, { ids, types, organizations, keys, requested });
+  if (rows.some(({ same }) => !same)) throw new LedgerError("workflow.enqueue_conflicting_retry");
+  if (rows.length < runs.length) {
+    throw new LedgerError("workflow.run_not_found", { message: "The run of an idempotency key is gone." });
+  }
+  return new Map(
+    rows.map((row) => [row.id, { id: row.run_id, status: decodeRunStatus(row.status), disposition: "existing" }]),
+  );
+}
+
+function runArrays(runs: readonly PreparedRun[]) {
+  const steps = runs.flatMap((run) => run.steps.map((step) => ({ ...step, run })));
+  const edges = runs.flatMap((run) => run.edges.map((edge) => ({ ...edge, runId: run.id })));
+  return {
+    ids: runs.map(({ id }) => id),
+    types: runs.map(({ type }) => type),
+    organizations: runs.map(({ organizationId }) => organizationId),
+    keys: runs.map(({ idempotencyKey }) => idempotencyKey),
+    requested: runs.map(({ requested }) => requested),
+    results: runs.map(({ resultStepId }) => resultStepId),
+    stepCounts: runs.map((run) => run.steps.length),
+    opens: runs.map(({ open }) => open),
+    waitings: runs.map(({ waiting }) => waiting),
+    stepRunIds: steps.map(({ run }) => run.id),
+    stepIds: steps.map(({ id }) => id),
+    stepKeys: steps.map(({ key }) => key),
+    kinds: steps.map(({ kind }) => kind),
+    statuses: steps.map(({ status }) => status),
+    pendings: steps.map(({ pendingCount }) => pendingCount),
+    dependents: steps.map(({ dependentCount }) => dependentCount),
+    jobIds: steps.map(({ job }) => job?.id ?? null),
+    jobTypes: steps.map(({ job }) => job?.type ?? null),
+    payloads: steps.map(({ job }) => job?.payload ?? null),
+    priorities: steps.map(({ job }) => job?.settings.priority ?? null),
+    maxAttempts: steps.map(({ job }) => job?.settings.maxAttempts ?? null),
+    timeouts: steps.map(({ job }) => job?.settings.timeoutSeconds ?? null),
+    edgeRunIds: edges.map(({ runId }) => runId),
+    prerequisiteIds: edges.map(({ prerequisiteId }) => prerequisiteId),
+    dependentIds: edges.map(({ stepId }) => stepId),
+    edgeKinds: edges.map(({ kind }) => kind),
+  };
+}
+
+const keyParameters = {
+  ids: "uuid[]",
+  types: "text[]",
+  organizations: "uuid?[]",
+  keys: "text?[]",
+  requested: "jsonb?[]",
+} as const;
+
+const insertParameters = {
+  ...keyParameters,
+  results: "uuid?[]",
+  stepCounts: "int4[]",
+  opens: "int4[]",
+  waitings: "int4[]",
+  stepRunIds: "uuid[]",
+  stepIds: "uuid[]",
+  stepKeys: "text[]",
+  kinds: "text[]",
+  statuses: "text[]",
+  pendings: "int4[]",
+  dependents: "int4[]",
+  jobIds: "uuid?[]",
+  jobTypes: "text?[]",
+  payloads: "jsonb?[]",
+  priorities: "int4?[]",
+  maxAttempts: "int4?[]",
+  timeouts: "int4?[]",
+  edgeRunIds: "uuid[]",
+  prerequisiteIds: "uuid[]",
+  dependentIds: "uuid[]",
+  edgeKinds: "text[]",
+  notify: "bool",
+} as const;
+
+// Foreign keys are checked at the end of the statement, when the rows of all tables are there. Keys are
+// taken in their own order, so that two batches which share keys cannot wait for each other.
+const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema) =>
+  db
+    .with("input", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", {
+            id: p.ids,
+            type: p.types,
+            organization_id: p.organizations,
+            key: p.keys,
+            requested: p.requested,
+            result_step_id: p.results,
+            step_count: p.stepCounts,
+            open_count: p.opens,
+            waiting_count: p.waitings,
+          }),
+        )
+        .selectAll(),
+    )
+    .with("taken", (qb) =>
+      qb
+        .insertInto("workflow_idempotency_keys")
+        .columns(["run_id", "type", "organization_id", "key", "requested"])
+        .expression((eb) =>
+          eb
+            .selectFrom("input")
+            .where("input.key", "is not", null)
+            .select(["input.id", "input.type", "input.organization_id", "input.key", "input.requested"])
+            .orderBy("input.type")
+            .orderBy("input.organization_id")
+            .orderBy("input.key"),
+        )
+        .onConflict((conflict) => conflict.doNothing())
+        .returning("run_id"),
+    )
+    .with("admitted", (qb) =>
+      qb
+        .selectFrom("input")
+        .where(sql<boolean>`input.key is null or input.id in (select run_id from taken)`)
+        .select(["input.id", "input.organization_id"]),
+    )
+    .with("runs", (qb) =>
+      qb
+        .insertInto("workflow_runs")
+        .columns([
+          "id",
+          "type",
+          "organization_id",
+          "result_step_id",
+          "step_count",
+          "open_count",
+          "waiting_count",
+          "errored_count",
+          "status",
+        ])
+        .expression((eb) =>
+          eb
+            .selectFrom("input as i")
+            .innerJoin("admitted as a", "a.id", "i.id")
+            .select([
+              "i.id",
+              "i.type",
+              "i.organization_id",
+              "i.result_step_id",
+              "i.step_count",
+              "i.open_count",
+              "i.waiting_count",
+              sql<number>`0`.as("errored_count"),
+              statusByCounters(schema, sql<number>`i.open_count`, sql<number>`i.waiting_count`, sql<number>`0`).as(
+                "status",
+              ),
+            ]),
+        )
+        .returning(["id", "status"]),
+    )
+    .with("step", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", {
+            run_id: p.stepRunIds,
+            step_id: p.stepIds,
+            step_key: p.stepKeys,
+            kind: p.kinds,
+            status: p.statuses,
+            pending_count: p.pendings,
+            dependent_count: p.dependents,
+            job_id: p.jobIds,
+            job_type: p.jobTypes,
+            payload: p.payloads,
+            priority: p.priorities,
+            max_attempts: p.maxAttempts,
+            timeout_seconds: p.timeouts,
+          }),
+        )
+        .innerJoin("admitted as a", "a.id", "given.run_id")
+        .selectAll("given")
+        .select("a.organization_id"),
+    )
+    .with("steps", (qb) =>
+      qb
+        .insertInto("workflow_steps")
+        .columns([
+          "run_id",
+          "id",
+          "step_key",
+          "organization_id",
+          "pending_count",
+          "dependent_count",
+          "job_id",
+          "job_type",
+          "payload",
+          "priority",
+          "max_attempts",
+          "timeout_seconds",
+          "unsatisfied_count",
+          "kind",
+          "status",
+          "released_at",
+        ])
+        .expression((eb) =>
+          eb
+            .selectFrom("step as s")
+            .select([
+              "s.run_id",
+              "s.step_id",
+              "s.step_key",
+              "s.organization_id",
+              "s.pending_count",
+              "s.dependent_count",
+              "s.job_id",
+              "s.job_type",
+              "s.payload",
+              "s.priority",
+              "s.max_attempts",
+              "s.timeout_seconds",
+              sql<number>`0`.as("unsatisfied_count"),
+              sql<StepKind>`s.kind::${sql.id(schema, "step_kind")}`.as("kind"),
+              sql<StepStatus>`s.status::${sql.id(schema, "step_status")}`.as("status"),
+              sql<Date | null>`case when s.pending_count = 0 then now() end`.as("released_at"),
+            ]),
+        ),
+    )
+    .with("edges", (qb) =>
+      qb
+        .insertInto("workflow_step_dependencies")
+        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
+        .expression((eb) =>
+          eb
+            .selectFrom(
+              rowsOf("e", {
+                run_id: p.edgeRunIds,
+                prerequisite_id: p.prerequisiteIds,
+                step_id: p.dependentIds,
+                kind: p.edgeKinds,
+              }),
+            )
+            .innerJoin("admitted as a", "a.id", "e.run_id")
+            .select([
+              "e.run_id",
+              "e.prerequisite_id",
+              "e.step_id",
+              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
+            ]),
+        ),
+    )
+    .with("released", (qb) => qb.selectFrom("step").where("step.status", "=", "ENQUEUED").selectAll())
+    .with("inserted", (qb) => insertReleased(qb))
+    .with(
+      (cte) => cte("announced").materialized(),
+      (qb) => qb.selectNoFrom(announceJobs(p.notify, schema, sql`select from inserted`).as("jobs")),
+    )
+    .selectFrom("runs")
+    .innerJoin("announced", (join) => join.onTrue())
+    .select(["runs.id", "runs.status"]),
+);
+
+const existing = reading("find_keyed_workflow_runs", keyParameters, (db, p) =>
+  db
+    .selectFrom(
+      rowsOf("keyed", {
+        id: p.ids,
+        type: p.types,
+        organization_id: p.organizations,
+        key: p.keys,
+        requested: p.requested,
+      }),
+    )
+    .innerJoin("workflow_idempotency_keys as k", (join) =>
+      join
+        .onRef("k.type", "=", "keyed.type")
+        .on(sql<boolean>`k.tenant = coalesce(keyed.organization_id::text, 'global')`)
+        .onRef("k.key", "=", "keyed.key"),
+    )
+    .innerJoin("workflow_runs as r", "r.id", "k.run_id")
+    .select(["keyed.id", "k.run_id", "r.status", sql<boolean>`k.requested = keyed.requested`.as("same")]),
+);

@@ -1,0 +1,170 @@
+/** Reads of a run and its steps. */
+import { sql } from "kysely";
+import type { JsonValue } from "../database/column-types.ts";
+import { toDate, toDateOrNull } from "../database/decode.ts";
+import type { Executor } from "../database/executor.ts";
+import { validUuid } from "../database/ids.ts";
+import { fromJson } from "../database/json.ts";
+import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
+import { reading } from "../database/statement.ts";
+import {
+  decodeRunStatus,
+  decodeStepKind,
+  decodeStepStatus,
+  type RunStatus,
+  type StepKind,
+  type StepStatus,
+} from "../database/statuses.ts";
+import { LedgerError } from "../errors.ts";
+
+export interface RunStatusView {
+  readonly id: string;
+  readonly status: RunStatus;
+  readonly stepCount: number;
+  /** BLOCKED, ENQUEUED and RUNNING steps. */
+  readonly openCount: number;
+  readonly waitingCount: number;
+  /** FAILED and CANCELED steps. */
+  readonly erroredCount: number;
+}
+
+/** Status and counters, without a look at the steps. One round trip. Throws `workflow.run_not_found`, `scope.required`, `input.invalid`. */
+export async function getRunStatus(executor: Executor, runId: string, scope: Scope): Promise<RunStatusView> {
+  const row = await status.executeFirst(executor, { id: validUuid(runId, "runId"), ...scopeArguments(scope) });
+  if (row === undefined) throw new LedgerError("workflow.run_not_found");
+  return {
+    id: row.id,
+    status: decodeRunStatus(row.status),
+    stepCount: row.step_count,
+    openCount: row.open_count,
+    waitingCount: row.waiting_count,
+    erroredCount: row.errored_count,
+  };
+}
+
+export interface Step {
+  readonly id: string;
+  readonly key: string;
+  readonly kind: StepKind;
+  /** RUNNING while its job is leased. */
+  readonly status: StepStatus;
+  readonly jobId: string | null;
+  readonly jobType: string | null;
+  /** Prerequisites that have not ended. */
+  readonly pendingCount: number;
+  readonly releasedAt: Date | null;
+  readonly startedAt: Date | null;
+  readonly endedAt: Date | null;
+  readonly errorCode: string | null;
+  readonly errorMessage: string | null;
+  readonly completedBy: string | null;
+  readonly reason: string | null;
+  readonly output: JsonValue | null;
+}
+
+export interface Run extends RunStatusView {
+  readonly type: string;
+  readonly organizationId: string | null;
+  readonly resultStep: string | null;
+  readonly canceledReason: string | null;
+  readonly createdAt: Date;
+  readonly endedAt: Date | null;
+  /** In topological order. */
+  readonly steps: readonly Step[];
+}
+
+/** A run with all its steps. Two round trips. Throws `workflow.run_not_found`, `scope.required`, `input.invalid`. */
+export async function getRun(executor: Executor, runId: string, scope: Scope): Promise<Run> {
+  const args = { id: validUuid(runId, "runId"), ...scopeArguments(scope) };
+  const run = await status.executeFirst(executor, args);
+  if (run === undefined) throw new LedgerError("workflow.run_not_found");
+  const rows = await steps.execute(executor, args);
+  return {
+    id: run.id,
+    type: run.type,
+    organizationId: run.organization_id,
+    status: decodeRunStatus(run.status),
+    stepCount: run.step_count,
+    openCount: run.open_count,
+    waitingCount: run.waiting_count,
+    erroredCount: run.errored_count,
+    resultStep: rows.find(({ id }) => id === run.result_step_id)?.step_key ?? null,
+    canceledReason: run.canceled_reason,
+    createdAt: toDate(run.created_at),
+    endedAt: toDateOrNull(run.ended_at),
+    steps: rows.map(decodeStep),
+  };
+}
+
+function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number]): Step {
+  return {
+    id: row.id,
+    key: row.step_key,
+    kind: decodeStepKind(row.kind),
+    status: decodeStepStatus(row.status),
+    jobId: row.job_id,
+    jobType: row.job_type,
+    pendingCount: row.pending_count,
+    releasedAt: toDateOrNull(row.released_at),
+    startedAt: toDateOrNull(row.started_at),
+    endedAt: toDateOrNull(row.ended_at),
+    errorCode: row.error_code,
+    errorMessage: row.error_message,
+    completedBy: row.completed_by,
+    reason: row.reason,
+    output: fromJson(row.output),
+  };
+}
+
+const runParameters = { id: "uuid", ...scopeParameters } as const;
+
+const status = reading("get_workflow_run", runParameters, (db, p) =>
+  db
+    .selectFrom("workflow_runs as r")
+    .where("r.id", "=", p.id)
+    .where(inScope("r.organization_id", p))
+    .select([
+      "r.id",
+      "r.type",
+      "r.organization_id",
+      "r.status",
+      "r.step_count",
+      "r.open_count",
+      "r.waiting_count",
+      "r.errored_count",
+      "r.result_step_id",
+      "r.canceled_reason",
+      "r.created_at",
+      "r.ended_at",
+    ]),
+);
+
+// A claim does not write the step: it is RUNNING, and has started, while its job is leased.
+const steps = reading("get_workflow_steps", runParameters, (db, p) =>
+  db
+    .selectFrom("workflow_steps as s")
+    .innerJoin("workflow_runs as r", "r.id", "s.run_id")
+    .leftJoin("job_queue as q", (join) => join.onRef("q.id", "=", "s.job_id").on("q.status", "=", "LEASED"))
+    .where("s.run_id", "=", p.id)
+    .where(inScope("r.organization_id", p))
+    .select((eb) => [
+      "s.id",
+      "s.step_key",
+      "s.kind",
+      "s.job_id",
+      "s.job_type",
+      "s.pending_count",
+      "s.released_at",
+      "s.ended_at",
+      "s.error_code",
+      "s.error_message",
+      "s.completed_by",
+      "s.reason",
+      sql<string>`case when s.status = 'ENQUEUED' and q.id is not null then 'RUNNING' else s.status::text end`.as(
+        "status",
+      ),
+      eb.fn.coalesce("s.started_at", "q.leased_at").as("started_at"),
+      sql<string | null>`s.output::text`.as("output"),
+    ])
+    .orderBy("s.id"),
+);
