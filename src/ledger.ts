@@ -48,15 +48,19 @@ export interface LedgerOptions {
   readonly notify?: boolean;
   /** The longest that a function waits for one lock, in milliseconds. Default 5000. */
   readonly lockWaitMs?: number;
-  /** Told of errors of the LISTEN connection, which is made anew. Default: they are not reported. */
+  /** Told of errors of the LISTEN connection, which is made anew. Default: a warning of the process. */
   readonly onListenError?: (error: unknown) => void;
 }
 
 const DEFAULT_LOCK_WAIT_MS = 5000;
 
+function warn(error: unknown): void {
+  process.emitWarning(`The LISTEN connection of runledger was lost: ${String(error)}`);
+}
+
 /** Binds a ledger. Nothing is sent until a function is called. Throws `config.invalid`. */
 export function createLedger(options: LedgerOptions): Ledger {
-  const { db, notify = true, lockWaitMs = DEFAULT_LOCK_WAIT_MS, listen, onListenError = () => {} } = options;
+  const { db, notify = true, lockWaitMs = DEFAULT_LOCK_WAIT_MS, listen, onListenError = warn } = options;
   if (!Number.isInteger(lockWaitMs) || lockWaitMs < 1) {
     throw new LedgerError("config.invalid", { message: "lockWaitMs must be a positive number of milliseconds." });
   }

@@ -32,6 +32,12 @@ export function driverFacts(error: unknown): DriverFacts {
   };
 }
 
+/** Whether an error comes from the driver or the server at all, and not from a mistake in code. */
+export function isDriverError(error: unknown): boolean {
+  const { sqlstate, connectionLost } = driverFacts(error);
+  return sqlstate !== undefined || connectionLost || isUnreachable(error);
+}
+
 /** The code for a driver's error, by SQLSTATE class where no single state says more. */
 export function codeOf(error: unknown): LedgerErrorCode {
   const { sqlstate, connectionLost } = driverFacts(error);

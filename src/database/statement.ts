@@ -16,6 +16,7 @@ import {
 import type { Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
 import { type Arguments, bind, type ParameterTypes, type Placeholders, placeholders } from "./parameters.ts";
+import { retrying } from "./retry.ts";
 import type { LedgerTables } from "./tables.ts";
 
 const compiler = new Kysely<LedgerTables>({
@@ -26,6 +27,17 @@ const compiler = new Kysely<LedgerTables>({
     createQueryCompiler: () => new PostgresQueryCompiler(),
   },
 });
+
+interface Compiled {
+  compile(schema: string): CompiledQuery<unknown>;
+}
+
+const registry = new Map<string, Compiled>();
+
+/** Every statement of the modules loaded so far, by name: what a review of the SQL goes through. */
+export function allStatements(): ReadonlyMap<string, Compiled> {
+  return registry;
+}
 
 type Built<Row> = Compilable<Row> | RawBuilder<Row>;
 
@@ -51,9 +63,16 @@ export class Statement<P extends ParameterTypes, Row> {
     this.name = options.name;
     this.#options = options;
     this.#build = build;
+    if (registry.has(options.name)) throw new Error(`two statements are called ${options.name}`);
+    registry.set(options.name, this);
   }
 
-  async execute(executor: Executor, values: Arguments<P>): Promise<Row[]> {
+  /** Outside a transaction the statement is one of its own, and is retried like one. */
+  execute(executor: Executor, values: Arguments<P>): Promise<Row[]> {
+    return retrying(executor, () => this.#executeOnce(executor, values));
+  }
+
+  async #executeOnce(executor: Executor, values: Arguments<P>): Promise<Row[]> {
     const compiled = this.compile(executor.schema);
     try {
       const bound: CompiledQuery<Row> = { ...compiled, parameters: bind(compiled.parameters, values) };

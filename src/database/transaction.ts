@@ -1,17 +1,11 @@
-/** The one place that begins transactions, retries them, and notices what became of their commit. */
+/** The one place that begins transactions, and notices what became of their commit. */
 import { sql } from "kysely";
-import { isLedgerError, LedgerError, type LedgerErrorCode } from "../errors.ts";
+import { LedgerError, type LedgerErrorCode } from "../errors.ts";
 import type { Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
-import { driverFacts } from "./sqlstate.ts";
+import { retrying } from "./retry.ts";
+import { driverFacts, isDriverError } from "./sqlstate.ts";
 import { reading } from "./statement.ts";
-
-/**
- * How often a transaction is tried in all, by the SQLSTATE that ended it. A lock that was not granted
- * has already been waited for up to the bound.
- */
-const triesBySqlstate: Readonly<Record<string, number>> = { "40001": 5, "40P01": 5, "55P03": 2 };
-const BASE_DELAY_MS = 10;
 
 /**
  * Runs `body` in a READ COMMITTED transaction: the caller's where there is one, else an own one that
@@ -19,30 +13,7 @@ const BASE_DELAY_MS = 10;
  */
 export async function inTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
   if (executor.transaction !== "none") return body(executor);
-  return retrying(() => ownTransaction(executor, body));
-}
-
-/**
- * Runs `attempt` again after 40001, 40P01 or 55P03, a few times with jittered delays. For whatever
- * owns its transaction: inside a caller's transaction only the caller can start over.
- */
-export async function retrying<T>(attempt: () => Promise<T>): Promise<T> {
-  for (let tries = 1; ; tries += 1) {
-    try {
-      return await attempt();
-    } catch (error) {
-      if (tries >= triesFor(error)) throw error;
-      await delay(Math.random() * BASE_DELAY_MS * 2 ** tries);
-    }
-  }
-}
-
-function triesFor(error: unknown): number {
-  return isLedgerError(error) && error.sqlstate !== undefined ? (triesBySqlstate[error.sqlstate] ?? 1) : 1;
-}
-
-function delay(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+  return retrying(executor, () => ownTransaction(executor, body));
 }
 
 async function ownTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
@@ -62,7 +33,7 @@ async function ownTransaction<T>(executor: Executor, body: (executor: Executor) 
   } catch (error) {
     if (committing && driverFacts(error).connectionLost)
       throw new LedgerError("db.commit_unconfirmed", { cause: error });
-    throw failure(error, executor, false);
+    throw isDriverError(error) ? failure(error, executor, false) : error;
   }
 }
 

@@ -5,7 +5,7 @@ import type { Executor } from "../database/executor.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
-import { inTransaction, requireReadCommitted, retrying } from "../database/transaction.ts";
+import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import {
   type EnqueuedJob,
@@ -32,7 +32,7 @@ export async function enqueueKeyed(
 ): Promise<EnqueuedJob[]> {
   await requireReadCommitted(executor, "job.enqueue_idempotency_unsupported_isolation");
   // A single job whose key exists has written nothing, so there is nothing to take back.
-  if (jobs.length === 1) return retrying(() => takeOrFind(executor, jobs, options));
+  if (jobs.length === 1) return takeOrFind(executor, jobs, options);
   return inTransaction(executor, (trx) => takeOrFind(trx, jobs, options));
 }
 

@@ -6,7 +6,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import type { DependencyKind } from "../database/statuses.ts";
 import { decodeRunStatus, type RunStatus, type StepKind, type StepStatus } from "../database/statuses.ts";
-import { inTransaction, requireReadCommitted, retrying } from "../database/transaction.ts";
+import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
@@ -39,7 +39,7 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
   if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return takeOrFind(executor, runs);
   await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
   // A single run whose key exists has written nothing, so there is nothing to take back.
-  if (runs.length === 1) return retrying(() => takeOrFind(executor, runs));
+  if (runs.length === 1) return takeOrFind(executor, runs);
   return inTransaction(executor, (trx) => takeOrFind(trx, runs));
 }
 

@@ -39,18 +39,18 @@ export async function getResult(
   }
   const id = validUuid(runId, "runId");
   const look = () => resultNow(executor, id, options.scope);
+  const deadline = performance.now() + timeoutMs;
   const first = await look();
   if (first !== undefined) return first.result;
-  const deadline = performance.now() + timeoutMs;
+  if (timeoutMs === 0) throw new LedgerError("workflow.result_wait_timeout");
   const changes = await Changes.of(listener, runsChannel(executor.schema), id);
   try {
-    // Once more after LISTEN: the run may have ended between the first look and it.
     for (;;) {
+      const left = deadline - performance.now();
+      await changes.next(Math.min(left, changes.listening ? LISTENING_POLL_MS : POLL_MS));
       const found = await look();
       if (found !== undefined) return found.result;
-      const left = deadline - performance.now();
       if (left <= 0) throw new LedgerError("workflow.result_wait_timeout");
-      await changes.next(Math.min(left, changes.listening ? LISTENING_POLL_MS : POLL_MS));
     }
   } finally {
     changes.close();
@@ -89,7 +89,9 @@ class Changes {
 
   static async of(listener: Listener | null, channel: string, runId: string): Promise<Changes> {
     const changes = new Changes(listener, channel, runId);
+    // Announcements before LISTEN are lost, so the first wait is none: the run may have ended since the first look.
     if (listener !== null) await listener.ready();
+    changes.#announced = listener !== null;
     return changes;
   }
 
@@ -110,7 +112,7 @@ class Changes {
       let timer: NodeJS.Timeout | undefined;
       await new Promise<void>((resolve) => {
         this.#wake = resolve;
-        timer = setTimeout(resolve, ms);
+        timer = setTimeout(resolve, Math.max(0, ms));
       });
       clearTimeout(timer);
     }

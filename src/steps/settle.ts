@@ -1,6 +1,6 @@
 /** Settling attempts of any jobs: those of workflow runs go on to their steps and what depends on them. */
 import type { Executor } from "../database/executor.ts";
-import { requireReadCommitted, retrying } from "../database/transaction.ts";
+import { requireReadCommitted } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
 import { type Lease, leaseLost } from "../jobs/lease.ts";
 import {
@@ -70,7 +70,7 @@ async function settleWithoutSteps(
   results: Map<string, SettleResult>,
 ): Promise<PreparedOutcome[]> {
   if (outcomes.length === 0) return [];
-  const attempts = await orRetry(executor, () => settleAttempts(executor, outcomes));
+  const attempts = await settleAttempts(executor, outcomes);
   const stepEnds = new Set<string>();
   for (const { jobId, state, runAt } of attempts) {
     if (state === "STEP_ENDS") stepEnds.add(jobId);
@@ -87,7 +87,7 @@ async function settleSuccesses(
 ): Promise<PreparedOutcome[]> {
   if (outcomes.length === 0) return [];
   const heldBack = new Set<string>();
-  for (const { jobId, state } of await orRetry(executor, () => advance(executor, outcomes))) {
+  for (const { jobId, state } of await advance(executor, outcomes)) {
     if (state === "HELD_BACK") heldBack.add(jobId);
     else results.set(jobId, state === "LOST" ? lost() : succeeded);
   }
@@ -119,11 +119,6 @@ async function settleEnding(
       );
     }
   }
-}
-
-/** A statement that is its own transaction is retried like one. */
-function orRetry<T>(executor: Executor, attempt: () => Promise<T>): Promise<T> {
-  return executor.transaction === "none" ? retrying(attempt) : attempt();
 }
 
 const succeeded: SettleResult = { ok: true, status: "SUCCEEDED", runAt: null };
