@@ -18,8 +18,9 @@ const neverConnected = new Set([
   "CONNECT_TIMEOUT",
 ]);
 const lostMessage = /connection terminated|connection ended|server closed the connection|socket has been ended/i;
+// "not queryable": the connection was lost earlier, and the statement was not sent.
 const unreachableMessage =
-  /timeout exceeded when trying to connect|connection timeout|driver has already been destroyed|after calling end on the pool/i;
+  /timeout exceeded when trying to connect|connection timeout|not queryable|driver has already been destroyed|after calling end on the pool/i;
 
 export function driverFacts(error: unknown): DriverFacts {
   const code = stringField(error, "code");
@@ -27,21 +28,19 @@ export function driverFacts(error: unknown): DriverFacts {
   return {
     sqlstate: sqlstate === "EPIPE" ? undefined : sqlstate,
     constraint: stringField(error, "constraint") ?? stringField(error, "constraint_name"),
-    connectionLost:
-      (code !== undefined && lostInFlight.has(code)) || lostMessage.test(messageOf(error)) || isShutdown(code),
+    connectionLost: !isUnreachable(error) && wasLost(error, code),
   };
 }
 
 /** Whether an error comes from the driver or the server at all, and not from a mistake in code. */
 export function isDriverError(error: unknown): boolean {
-  const { sqlstate, connectionLost } = driverFacts(error);
-  return sqlstate !== undefined || connectionLost || isUnreachable(error);
+  return driverFacts(error).sqlstate !== undefined || isConnectionError(error);
 }
 
 /** The code for a driver's error, by SQLSTATE class where no single state says more. */
 export function codeOf(error: unknown): LedgerErrorCode {
-  const { sqlstate, connectionLost } = driverFacts(error);
-  if (connectionLost || isUnreachable(error)) return "db.unavailable";
+  const { sqlstate } = driverFacts(error);
+  if (isConnectionError(error)) return "db.unavailable";
   if (sqlstate === undefined) return "db.error";
   return bySqlstate[sqlstate] ?? byClass[sqlstate.slice(0, 2)] ?? "db.error";
 }
@@ -68,6 +67,15 @@ const byClass: Readonly<Record<string, LedgerErrorCode>> = {
   "53": "db.unavailable",
   "57": "db.unavailable",
 };
+
+/** Whether the connection broke, now or before, or could not be made. */
+export function isConnectionError(error: unknown): boolean {
+  return driverFacts(error).connectionLost || isUnreachable(error);
+}
+
+function wasLost(error: unknown, code: string | undefined): boolean {
+  return (code !== undefined && lostInFlight.has(code)) || lostMessage.test(messageOf(error)) || isShutdown(code);
+}
 
 /** 57P01 and 57P02: the server ended the session, perhaps between a commit and its answer. */
 function isShutdown(code: string | undefined): boolean {
