@@ -23,7 +23,7 @@ const MAX_DELAY_MS = 10_000;
 export class Listener {
   readonly #source: ListenSource;
   readonly #onError: (error: unknown) => void;
-  readonly #handlers = new Map<string, Set<NotificationHandler>>();
+  readonly #subscriptions = new Map<string, Set<Subscription>>();
   #session: Session | undefined;
 
   constructor(source: ListenSource, onError: (error: unknown) => void) {
@@ -33,12 +33,13 @@ export class Listener {
 
   /** Subscribes to a channel (a plain identifier) and returns what ends the subscription. */
   subscribe(channel: string, handler: NotificationHandler): () => void {
-    const handlers = this.#handlers.get(channel) ?? new Set();
-    handlers.add(handler);
-    this.#handlers.set(channel, handlers);
+    const subscription: Subscription = { handler };
+    const subscriptions = this.#subscriptions.get(channel) ?? new Set();
+    subscriptions.add(subscription);
+    this.#subscriptions.set(channel, subscriptions);
     this.#session ??= new Session(this.#source, this.#deliver, this.#onError);
     this.#session.listen(channel);
-    return () => this.#unsubscribe(channel, handler);
+    return () => this.#unsubscribe(channel, subscription);
   }
 
   /** Resolves when the connection listens to every channel subscribed so far, or has failed to for the first time. */
@@ -47,18 +48,33 @@ export class Listener {
   }
 
   readonly #deliver = (channel: string | null, payload: string | null): void => {
-    const sets = channel === null ? [...this.#handlers.values()] : [this.#handlers.get(channel) ?? new Set()];
-    for (const handler of sets.flatMap((handlers) => [...handlers])) handler(payload);
+    const sets =
+      channel === null
+        ? [...this.#subscriptions.values()]
+        : [this.#subscriptions.get(channel) ?? new Set<Subscription>()];
+    for (const { handler } of sets.flatMap((subscriptions) => [...subscriptions])) {
+      // Neither the other subscribers nor the connection may suffer from one that throws.
+      try {
+        handler(payload);
+      } catch (error) {
+        this.#onError(error);
+      }
+    }
   };
 
-  #unsubscribe(channel: string, handler: NotificationHandler): void {
-    const handlers = this.#handlers.get(channel);
-    handlers?.delete(handler);
-    if (handlers?.size === 0) this.#handlers.delete(channel);
-    if (this.#handlers.size > 0) return;
+  #unsubscribe(channel: string, subscription: Subscription): void {
+    const subscriptions = this.#subscriptions.get(channel);
+    subscriptions?.delete(subscription);
+    if (subscriptions?.size === 0) this.#subscriptions.delete(channel);
+    if (this.#subscriptions.size > 0) return;
     this.#session?.close();
     this.#session = undefined;
   }
+}
+
+/** One call of `subscribe`: the same handler may be in several. */
+interface Subscription {
+  readonly handler: NotificationHandler;
 }
 
 /** The life of the connection from the first subscriber to the last. */
@@ -106,7 +122,8 @@ class Session {
 
   async #connect(): Promise<void> {
     if (this.#closed) return;
-    const connection = this.#source();
+    const connection = this.#newConnection();
+    if (connection === undefined) return;
     connection.on("notification", ({ channel, payload }) => this.#deliver(channel, payload ?? ""));
     connection.on("error", (error) => this.#lost(connection, error));
     connection.on("end", () => this.#lost(connection, undefined));
@@ -126,6 +143,15 @@ class Session {
     }
   }
 
+  #newConnection(): ListenConnection | undefined {
+    try {
+      return this.#source();
+    } catch (error) {
+      this.#tryLater(error);
+      return undefined;
+    }
+  }
+
   async #run(connection: ListenConnection, channel: string): Promise<void> {
     if (connection !== this.#connection) return;
     await connection.query(`listen ${quoted(channel)}`).catch((error: unknown) => this.#lost(connection, error));
@@ -134,11 +160,15 @@ class Session {
   #lost(connection: ListenConnection, error: unknown): void {
     if (this.#closed || connection !== this.#connection) return;
     this.#connection = undefined;
+    connection.end().catch(() => {
+      // It is lost already; the error that matters is reported.
+    });
+    this.#tryLater(error);
+  }
+
+  #tryLater(error: unknown): void {
     this.#failures += 1;
     if (error !== undefined) this.#onError(error);
-    connection.end().catch(() => {
-      // It is lost already; the error that matters has been reported.
-    });
     const delay = Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** (this.#failures - 1));
     this.#timer = setTimeout(() => {
       this.#attempt = this.#connect();
