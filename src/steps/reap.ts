@@ -2,6 +2,7 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { reading, writing } from "../database/statement.ts";
+import { requireReadCommitted } from "../database/transaction.ts";
 import { isLedgerError, type LedgerError } from "../errors.ts";
 import type { Lease } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
@@ -28,11 +29,14 @@ const SET_ASIDE_SECONDS = 300;
 
 /**
  * Settles leases that have expired, as failures of kind LEASE_EXPIRED. Two round trips, and those of
- * `endStepJobs` when steps end. Rows that other sessions hold are passed over. Throws `db.*` when the
- * database is gone, `input.invalid`.
+ * `endStepJobs` when steps end; in a caller's transaction one more, for its level. Rows that other
+ * sessions hold are passed over. Throws `db.*` when the database is gone, `input.invalid`,
+ * `workflow.terminal_completion_unsupported_isolation`.
  */
 export async function reap(executor: Executor, options: ReapOptions = {}): Promise<Reaped> {
   const limit = validInteger(options.limit, "limit", 1) ?? DEFAULT_LIMIT;
+  // Before it is known whether a step ends: at another level nothing may have been sent.
+  await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   const rows = await expired.execute(executor, { limit });
   const tally: Tally = { returned: 0, deadLettered: 0, setAside: [] };
   await settleOrSplit(executor, rows.map(expiredOutcome), tally);
