@@ -1,6 +1,6 @@
 /** Settling attempts of any jobs: those of workflow runs go on to their steps and what depends on them. */
 import type { Executor } from "../database/executor.ts";
-import { requireReadCommitted } from "../database/transaction.ts";
+import { requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
 import { type Lease, leaseLost } from "../jobs/lease.ts";
 import {
@@ -44,23 +44,57 @@ function settled([result]: readonly SettleResult[]): SettledJob {
 /**
  * Settles many attempts of any jobs and runs and answers in their order; each item has its own
  * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
- * a transaction. In a caller's transaction one more round trip, for its level. An error that concerns
- * all of a group (the database is gone) is thrown.
+ * a transaction. In a caller's transaction two more round trips, for its level and a savepoint. An error
+ * that concerns all of a group (the database is gone) is thrown.
  */
 export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
   const outcomes = settlements.map(prepareOutcome);
   const results = new Map<string, SettleResult>();
   const first = firstOfEachJob(outcomes);
-  const [successes, others] = partition(first, ({ lease, kind }) => lease.workflowRunId !== null && kind === null);
   if (first.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
+  const settle = executor.transaction === "none" ? settleApart : settleTogether;
+  await settle(executor, first, results);
+  return outcomes.map((outcome) => (first.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+}
+
+/** Each statement is a transaction of its own, and keeps no lock from the one before. */
+async function settleApart(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<void> {
+  const [successes, others] = partition(outcomes, isStepSuccess);
   const ending = [
     ...(await settleWithoutSteps(executor, others, results)),
     ...(await settleSuccesses(executor, successes, results)),
   ];
   await settleEnding(executor, ending, results);
-  return outcomes.map((outcome) => (first.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+}
+
+/**
+ * In a transaction every statement adds to the locks of those before. So all job rows are taken by the
+ * first, and when the short way holds some job back, what it took is given back and all are ended by
+ * one pass in the order of LOCKS.md §3.
+ */
+async function settleTogether(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<void> {
+  const ending = outcomes.every(isStepSuccess) ? outcomes : await settleWithoutSteps(executor, outcomes, results);
+  if (ending.length > 0 && ending.every(isStepSuccess)) {
+    await savepoint(executor);
+    const heldBack = await settleSuccesses(executor, ending, results);
+    if (heldBack.length === 0) return;
+    await rollbackToSavepoint(executor);
+  }
+  await settleEnding(executor, ending, results);
+}
+
+function isStepSuccess({ lease, kind }: PreparedOutcome): boolean {
+  return lease.workflowRunId !== null && kind === null;
 }
 
 /** Retries and ends of jobs outside of runs; returns those whose end is the end of a step. */
