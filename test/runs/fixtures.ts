@@ -84,10 +84,10 @@ export class TestRun {
     return job;
   }
 
-  async claimAll(...keys: string[]): Promise<ClaimedJob[]> {
+  async claimAll<K extends readonly string[]>(...keys: K): Promise<{ [I in keyof K]: ClaimedJob }> {
     const jobs: ClaimedJob[] = [];
     for (const key of keys) jobs.push(await this.claim(key));
-    return jobs;
+    return jobs as { [I in keyof K]: ClaimedJob };
   }
 
   async succeed(key: string, output?: unknown): Promise<SettledJob> {
