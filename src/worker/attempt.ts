@@ -1,0 +1,156 @@
+/** One attempt at one job: from the handler's call to an outcome, or to the loss of the lease. */
+import { performance } from "node:perf_hooks";
+import {
+  type ClaimedJob,
+  type Failure,
+  type Ledger,
+  LedgerError,
+  type PrerequisiteOutputs,
+  type Success,
+} from "../index.ts";
+import { type AbortKind, JobAborted } from "./abort.ts";
+import { type AttemptView, type Emit, viewOf } from "./events.ts";
+import { failureOf } from "./failures.ts";
+import type { Handler, JobContext } from "./handlers.ts";
+
+/** How an attempt ended. */
+export type Outcome = { readonly success: Success } | { readonly failure: Failure };
+
+/** What an attempt needs of the worker. */
+export interface AttemptHost {
+  readonly ledger: Ledger;
+  readonly emit: Emit;
+  /** Takes the outcome, to store it. */
+  readonly settle: (attempt: Attempt, outcome: Outcome) => void;
+  /** The lease is gone and there is nothing to store. */
+  readonly release: (attempt: Attempt) => void;
+}
+
+export interface AttemptParts {
+  readonly job: ClaimedJob;
+  readonly handler: Handler;
+  readonly prerequisites: PrerequisiteOutputs;
+  /** By the process's own monotonic clock, and never later than the database's idea of it. */
+  readonly leaseEndsAt: number;
+}
+
+export class Attempt {
+  readonly job: ClaimedJob;
+  readonly view: AttemptView;
+  readonly claimedAt = performance.now();
+  readonly #handler: Handler;
+  readonly #prerequisites: PrerequisiteOutputs;
+  readonly #host: AttemptHost;
+  readonly #controller = new AbortController();
+  #leaseEndsAt: number;
+  #clearTimeout: () => void = () => {};
+  /** Open until an outcome has been handed over, or the lease was lost: what comes later is ignored. */
+  #open = true;
+
+  constructor(parts: AttemptParts, host: AttemptHost) {
+    this.job = parts.job;
+    this.view = viewOf(parts.job);
+    this.#handler = parts.handler;
+    this.#prerequisites = parts.prerequisites;
+    this.#leaseEndsAt = parts.leaseEndsAt;
+    this.#host = host;
+  }
+
+  /**
+   * Calls the handler and hands its outcome over; resolves when the handler has returned. At the timeout the
+   * outcome is TIMEOUT at once, whether the handler reacts to its signal or not: who waits for the job must not
+   * depend on the handler's manners. The slot stays taken until it returns, because it still runs.
+   */
+  async run(): Promise<void> {
+    this.#clearTimeout = after(this.job.timeoutSeconds * 1000, () => this.#timeOut());
+    this.#host.emit({ type: "started", job: this.view });
+    const outcome = await this.#outcome();
+    this.#conclude(outcome);
+  }
+
+  /** The lease was given for so much longer. */
+  extend(leaseEndsAt: number): void {
+    this.#leaseEndsAt = Math.max(this.#leaseEndsAt, leaseEndsAt);
+  }
+
+  leaseHasEnded(): boolean {
+    return performance.now() >= this.#leaseEndsAt;
+  }
+
+  /** The lease is gone. Says nothing of an outcome that is being stored: that learns it from its own answer. */
+  lose(kind: Extract<AbortKind, "cancel" | "lease_lost">): void {
+    if (!this.#close()) return;
+    const { emit, release } = this.#host;
+    if (kind === "cancel") emit({ type: "canceled", job: this.view });
+    else emit({ type: "lost", job: this.view, error: new LedgerError("job.lease_owner_mismatch") });
+    release(this);
+    this.#controller.abort(new JobAborted(kind));
+  }
+
+  /** Asks the handler to stop. What it then returns or throws is stored as ever. */
+  shutDown(): void {
+    this.#controller.abort(new JobAborted("shutdown"));
+  }
+
+  /** Gives the attempt up: the lease is left to run out. */
+  abandon(): void {
+    this.#close();
+  }
+
+  #timeOut(): void {
+    const reason = new JobAborted("timeout");
+    this.#conclude({ failure: { kind: "TIMEOUT", code: reason.code, message: reason.message } });
+    this.#controller.abort(reason);
+  }
+
+  #conclude(outcome: Outcome): void {
+    if (this.#close()) this.#host.settle(this, outcome);
+  }
+
+  #close(): boolean {
+    const wasOpen = this.#open;
+    this.#open = false;
+    this.#clearTimeout();
+    return wasOpen;
+  }
+
+  async #outcome(): Promise<Outcome> {
+    try {
+      return { success: { output: await this.#handler.run(this.#context()) } };
+    } catch (error) {
+      return { failure: failureOf(error) };
+    }
+  }
+
+  #context(): JobContext {
+    const { job } = this;
+    const { lease } = job;
+    const { jobs } = this.#host.ledger;
+    return {
+      payload: job.payload,
+      prerequisites: this.#prerequisites,
+      signal: this.#controller.signal,
+      attempt: lease.attempt,
+      checkpoint: job.checkpoint,
+      lease,
+      job,
+      progress: (done, total) => jobs.progress(lease, total === undefined ? { done } : { done, total }),
+      saveCheckpoint: (checkpoint) => jobs.checkpoint(lease, checkpoint),
+      log: (level, message, fields) => jobs.log(lease, [{ level, message, fields }]),
+    };
+  }
+}
+
+// What setTimeout can count to; beyond it, it would fire at once.
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/** Calls `action` after so many milliseconds, however many; returns what prevents it. */
+function after(ms: number, action: () => void): () => void {
+  let timer: NodeJS.Timeout;
+  const wait = (left: number) => {
+    const now = Math.min(left, MAX_TIMER_MS);
+    timer = setTimeout(() => (left > now ? wait(left - now) : action()), now);
+  };
+  wait(ms);
+  return () => clearTimeout(timer);
+}

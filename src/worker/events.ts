@@ -1,0 +1,52 @@
+/** What a worker tells about itself. Nothing is written to the console: `onEvent` decides what becomes of it. */
+import type { ClaimedJob, Failure, LedgerError } from "../index.ts";
+
+/** Which attempt an event is about. No payload: events are made to be logged. */
+export interface AttemptView {
+  readonly jobId: string;
+  readonly type: string;
+  readonly runNumber: number;
+  readonly attempt: number;
+  readonly maxAttempts: number;
+  readonly organizationId: string | null;
+  readonly workflowRunId: string | null;
+}
+
+/** What the worker was doing when an error came. */
+export type Activity = "claim" | "heartbeat" | "settle" | "reap" | "hand_back" | "event_handler";
+
+export type WorkerEvent =
+  /** Jobs came under lease in one claim. */
+  | { readonly type: "claimed"; readonly jobs: readonly AttemptView[] }
+  /** A handler was called. */
+  | { readonly type: "started"; readonly job: AttemptView }
+  /** The success is stored. */
+  | { readonly type: "succeeded"; readonly job: AttemptView }
+  /** The failure is stored and the job will be tried again at `runAt`. */
+  | { readonly type: "retried"; readonly job: AttemptView; readonly failure: Failure; readonly runAt: Date | null }
+  /** The failure is stored and the job is dead-lettered. */
+  | { readonly type: "failed"; readonly job: AttemptView; readonly failure: Failure }
+  /** The job was cancelled under the handler, whose signal is aborted. */
+  | { readonly type: "canceled"; readonly job: AttemptView }
+  /**
+   * The lease is gone (`job.lease_owner_mismatch`), or the outcome could not be stored while it lived: the
+   * reaper gives the job to another attempt.
+   */
+  | { readonly type: "lost"; readonly job: AttemptView; readonly error: unknown }
+  /** Claims that were never started went back to the queue; their attempt does not count. */
+  | { readonly type: "handed_back"; readonly jobs: readonly AttemptView[] }
+  /** Expired leases, of any worker, were settled. */
+  | { readonly type: "reaped"; readonly returned: number; readonly deadLettered: number }
+  /** A job whose expired lease could not be settled: it is tried again later. */
+  | { readonly type: "set_aside"; readonly jobId: string; readonly error: LedgerError }
+  /** Something failed. `fatal: false`: it is tried again. `fatal: true`: the worker stops and `done` rejects. */
+  | { readonly type: "error"; readonly during: Activity; readonly error: unknown; readonly fatal: boolean }
+  /** The worker has stopped; `abandoned` handlers had not returned and are left to the reaper. */
+  | { readonly type: "stopped"; readonly abandoned: readonly AttemptView[] };
+
+export type Emit = (event: WorkerEvent) => void;
+
+export function viewOf({ lease, type, maxAttempts, organizationId }: ClaimedJob): AttemptView {
+  const { jobId, runNumber, attempt, workflowRunId } = lease;
+  return { jobId, type, runNumber, attempt, maxAttempts, organizationId, workflowRunId };
+}

@@ -1,0 +1,107 @@
+/** Handlers: a function for a job type, with what its definition says of payload, output and prerequisites. */
+import {
+  type AnyJobDefinition,
+  type ClaimedJob,
+  isLedgerError,
+  type JsonValue,
+  type Lease,
+  LedgerError,
+  type LogLine,
+  type OutputOf,
+  type PayloadOf,
+  type PrerequisiteOutputs,
+  type PrerequisitesOf,
+  parsed,
+  typed,
+} from "../index.ts";
+import { TerminalError } from "./failures.ts";
+
+/** What a handler is called with. All functions may be taken out of it by destructuring. */
+export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOutputs> {
+  readonly payload: Payload;
+  /**
+   * The outputs of the prerequisites that succeeded, by step key; `{}` for a job that is not a step. The
+   * graph's builder checks that a step has what its definition asks for; a job enqueued alone has none.
+   */
+  readonly prerequisites: Prerequisites;
+  /** Aborted with a `JobAborted` reason. A handler that stops because of it must throw: a return is a success. */
+  readonly signal: AbortSignal;
+  /** 1 for the first attempt. */
+  readonly attempt: number;
+  /** What an earlier attempt saved, or null. */
+  readonly checkpoint: JsonValue | null;
+  /**
+   * The right to this attempt. With it a handler can complete the job in its own transaction,
+   * `ledger.in(trx).jobs.complete(lease, { output })`; what it returns is then ignored.
+   */
+  readonly lease: Lease;
+  /** The job as it was claimed. */
+  readonly job: ClaimedJob;
+  /** Stores how far the job is. One round trip. Throws `job.progress_invalid`, `job.lease_owner_mismatch`. */
+  progress(done: number, total?: number): Promise<void>;
+  /** Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
+  saveCheckpoint(checkpoint: unknown): Promise<void>;
+  /** Appends a line to the job's log. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
+  log(level: LogLine["level"], message: string, fields?: unknown): Promise<void>;
+}
+
+/** What `handle` takes: a definition, or the name of a type that has none in code. */
+export type HandledJob = AnyJobDefinition | string;
+/** The payload that a handler of `J` receives: after the definition's schema has read it. */
+export type HandlerPayload<J extends HandledJob> = J extends string ? JsonValue : PayloadOf<J>;
+/** The prerequisites' outputs that a handler of `J` finds. */
+export type HandlerPrerequisites<J extends HandledJob> = J extends string
+  ? PrerequisiteOutputs
+  : unknown extends PrerequisitesOf<J>
+    ? PrerequisiteOutputs
+    : PrerequisitesOf<J>;
+/** What a handler of `J` returns: it must have a JSON form. */
+export type HandlerOutput<J extends HandledJob> = J extends string ? unknown : OutputOf<J>;
+
+export type HandlerFunction<J extends HandledJob> = (
+  context: JobContext<HandlerPayload<J>, HandlerPrerequisites<J>>,
+) => HandlerOutput<J> | Promise<HandlerOutput<J>>;
+
+/** A handler of one job type; made by `handle`. */
+export interface Handler {
+  readonly type: string;
+  /** @internal Reads the payload and calls the function. */
+  readonly run: (context: JobContext) => Promise<unknown>;
+}
+
+/**
+ * Binds a function to a job type. The definition's `input` schema reads the payload first; a payload that
+ * does not fit ends the job as TERMINAL with the code `payload.invalid`.
+ *
+ * ```ts
+ * handle(sendReceipt, async ({ payload, signal }) => {
+ *   const { id } = await mailer.send(payload.orderId, { signal });
+ *   return { messageId: id };
+ * });
+ * ```
+ */
+export function handle<J extends HandledJob>(job: J, run: HandlerFunction<J>): Handler {
+  const type = typeof job === "string" ? job : job.type;
+  if (typeof type !== "string" || type.trim() === "" || typeof run !== "function") {
+    throw new LedgerError("config.invalid", { message: "handle() takes a job definition or type, and a function." });
+  }
+  const schema = (typeof job === "string" ? undefined : job.input) ?? typed<HandlerPayload<J>>();
+  const prerequisitesType = typed<HandlerPrerequisites<J>>();
+  return {
+    type,
+    run: async (context) =>
+      run({
+        ...context,
+        payload: await parsed<HandlerPayload<J>>(schema, context.payload).catch(refusePayload),
+        prerequisites: await parsed(prerequisitesType, context.prerequisites),
+      }),
+  };
+}
+
+/** The payload stays as it is, so no later attempt can fare better. */
+function refusePayload(error: unknown): never {
+  if (!isLedgerError(error) || error.code !== "payload.invalid") throw error;
+  const { paths } = error.details;
+  const at = Array.isArray(paths) && paths.length > 0 ? ` At: ${paths.join(", ")}.` : "";
+  throw new TerminalError(error.code, `${error.message}${at}`, { cause: error });
+}

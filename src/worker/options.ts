@@ -1,0 +1,131 @@
+/** A worker's options, with their units and defaults, checked when it is made. */
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import { type Ledger, LedgerError } from "../index.ts";
+import type { WorkerEvent } from "./events.ts";
+import type { Handler } from "./handlers.ts";
+
+export interface WorkerOptions {
+  /** A ledger on a pool: not one of `ledger.in(trx)`. */
+  readonly ledger: Ledger;
+  /** One for each type that this worker takes. */
+  readonly handlers: readonly Handler[];
+  /** How many handlers run at once at most, 1 to 10 000. Default 10. */
+  readonly concurrency?: number;
+  /** How long a lease lives without a heartbeat, in seconds, 1 to 86 400. Heartbeats go at a third of it. Default 60. */
+  readonly leaseSeconds?: number;
+  /**
+   * How often an idle worker asks for jobs, in milliseconds, 10 to 3 600 000, whether or not it listens: what becomes due later (a
+   * retry, a `runAt`) is not announced and starts at most this much late. Default 1000.
+   */
+  readonly pollIntervalMs?: number;
+  /** How many jobs one claim takes at most, 1 to 10 000. Default 100. */
+  readonly batchSize?: number;
+  /**
+   * How many jobs may be claimed ahead of free slots, 0 to 10 000. Only done while handlers are short, so that no job
+   * waits here while another worker is idle; 0 never does it. Default: half of `concurrency`, rounded up.
+   */
+  readonly prefetch?: number;
+  /** Who claims, 1 to 512 bytes; must differ between workers that live at the same time. Default: host, process and a random part. */
+  readonly workerId?: string;
+  /**
+   * Whether this worker settles leases that have expired, of any worker, and how often about, in milliseconds.
+   * Some worker or process must. Default: true, every 15 000.
+   */
+  readonly reap?: boolean | { readonly intervalMs: number };
+  /** Told of what happens, at once and in order. Must not throw: that would be a crash of the worker. */
+  readonly onEvent?: (event: WorkerEvent) => void;
+}
+
+/** The options with everything decided. */
+export interface Settings {
+  readonly ledger: Ledger;
+  readonly handlers: ReadonlyMap<string, Handler>;
+  readonly concurrency: number;
+  readonly leaseSeconds: number;
+  readonly pollIntervalMs: number;
+  readonly batchSize: number;
+  readonly prefetch: number;
+  readonly workerId: string;
+  /** Null: it does not reap. */
+  readonly reapIntervalMs: number | null;
+  readonly onEvent: (event: WorkerEvent) => void;
+}
+
+const MAX_JOBS = 10_000;
+const MAX_INTERVAL_MS = 3_600_000;
+const DEFAULT_REAP_INTERVAL_MS = 15_000;
+const known: Readonly<Record<keyof WorkerOptions, true>> = {
+  ledger: true,
+  handlers: true,
+  concurrency: true,
+  leaseSeconds: true,
+  pollIntervalMs: true,
+  batchSize: true,
+  prefetch: true,
+  workerId: true,
+  reap: true,
+  onEvent: true,
+};
+
+/** Throws `config.invalid`. */
+export function settingsOf(options: WorkerOptions): Settings {
+  const unknown = Object.keys(options).filter((name) => !(name in known));
+  if (unknown.length > 0) throw invalid(`There is no option ${unknown.join(", ")}.`);
+  if (typeof options.ledger?.jobs?.claim !== "function") throw invalid("ledger must be made by createLedger.");
+  const { onEvent = () => {} } = options;
+  if (typeof onEvent !== "function") throw invalid("onEvent must be a function.");
+  const concurrency = integer(options.concurrency, "concurrency", 10, 1, MAX_JOBS);
+  return {
+    ledger: options.ledger,
+    handlers: byType(options.handlers),
+    concurrency,
+    leaseSeconds: integer(options.leaseSeconds, "leaseSeconds", 60, 1, 86_400),
+    pollIntervalMs: integer(options.pollIntervalMs, "pollIntervalMs", 1000, 10, MAX_INTERVAL_MS),
+    batchSize: integer(options.batchSize, "batchSize", 100, 1, MAX_JOBS),
+    prefetch: integer(options.prefetch, "prefetch", Math.ceil(concurrency / 2), 0, MAX_JOBS),
+    workerId: workerName(options.workerId),
+    reapIntervalMs: reapInterval(options.reap),
+    onEvent,
+  };
+}
+
+function byType(handlers: readonly Handler[]): ReadonlyMap<string, Handler> {
+  if (!Array.isArray(handlers) || handlers.length === 0) throw invalid("handlers must hold at least one handler.");
+  const map = new Map<string, Handler>();
+  for (const handler of handlers) {
+    if (typeof handler?.type !== "string" || typeof handler.run !== "function") {
+      throw invalid("Every handler must be made by handle().");
+    }
+    if (map.has(handler.type)) throw invalid(`Two handlers are given for the job type ${handler.type}.`);
+    map.set(handler.type, handler);
+  }
+  return map;
+}
+
+function integer(value: unknown, name: string, standard: number, minimum: number, maximum: number): number {
+  if (value === undefined) return standard;
+  if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > maximum) {
+    throw invalid(`${name} must be an integer from ${minimum} to ${maximum}.`);
+  }
+  return value;
+}
+
+function workerName(value: unknown): string {
+  if (value === undefined) return `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
+  if (typeof value !== "string" || value.trim() === "" || value.includes("\0") || Buffer.byteLength(value) > 512) {
+    throw invalid("workerId must be a string of 1 to 512 bytes that is not blank.");
+  }
+  return value;
+}
+
+function reapInterval(reap: WorkerOptions["reap"]): number | null {
+  if (reap === undefined || reap === true) return DEFAULT_REAP_INTERVAL_MS;
+  if (reap === false) return null;
+  if (typeof reap !== "object" || reap === null) throw invalid("reap must be a boolean or { intervalMs }.");
+  return integer(reap.intervalMs, "reap.intervalMs", DEFAULT_REAP_INTERVAL_MS, 10, MAX_INTERVAL_MS);
+}
+
+function invalid(message: string): LedgerError {
+  return new LedgerError("config.invalid", { message });
+}

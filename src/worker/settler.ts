@@ -1,0 +1,184 @@
+/** Stores outcomes, gathered into few statements, for as long as it takes and the leases live. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { isLedgerError, type Ledger, type LedgerError, type SettleResult } from "../index.ts";
+import type { Attempt, Outcome } from "./attempt.ts";
+import { fateOf } from "./confirm.ts";
+import type { Emit } from "./events.ts";
+import { isTransient, isUnreachable, retryDelayMs } from "./transient.ts";
+
+export interface SettlerOptions {
+  readonly ledger: Ledger;
+  readonly emit: Emit;
+  /** The attempt is settled or given up. */
+  readonly release: (attempt: Attempt) => void;
+  /** A success may have made other jobs runnable. */
+  readonly onReleased: () => void;
+  readonly crash: (error: unknown) => void;
+}
+
+interface Item {
+  readonly attempt: Attempt;
+  readonly outcome: Outcome;
+}
+
+/** Outcomes of the same moment go together, in milliseconds. */
+const FIRST_GATHER_MS = 1;
+/** While a statement is under way the next ones wait for its end or this long, in milliseconds: it may be waiting for a lock. */
+const GATHER_MS = 20;
+/** Statements at the same time at most: each takes a connection. */
+const MAX_STATEMENTS = 4;
+const MAX_BATCH = 500;
+
+export class Settler {
+  readonly #options: SettlerOptions;
+  readonly #queue: Item[] = [];
+  readonly #flushes = new Set<Promise<void>>();
+  readonly #abandon = new AbortController();
+  #statements = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: SettlerOptions) {
+    this.#options = options;
+  }
+
+  /** Stores the outcome in the background. */
+  add(attempt: Attempt, outcome: Outcome): void {
+    if (this.#abandon.signal.aborted) return;
+    this.#queue.push({ attempt, outcome });
+    this.#schedule();
+  }
+
+  /** Resolves when nothing is left to store. */
+  async drain(): Promise<void> {
+    while (this.#queue.length > 0 || this.#flushes.size > 0) {
+      this.#flush();
+      await Promise.all(this.#flushes);
+    }
+  }
+
+  /** Gives up what is not stored. */
+  abandon(): void {
+    this.#abandon.abort();
+    clearTimeout(this.#timer);
+    this.#queue.length = 0;
+  }
+
+  #schedule(): void {
+    if (this.#queue.length === 0 || this.#statements >= MAX_STATEMENTS) return;
+    this.#timer ??= setTimeout(() => this.#flush(), this.#statements === 0 ? FIRST_GATHER_MS : GATHER_MS);
+  }
+
+  #flush(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    const batch = this.#queue.splice(0, MAX_BATCH);
+    if (batch.length === 0) return;
+    const flush = this.#settle(batch, 0)
+      .catch(this.#options.crash)
+      .finally(() => this.#flushes.delete(flush));
+    this.#flushes.add(flush);
+    this.#schedule();
+  }
+
+  async #settle(items: readonly Item[], failures: number): Promise<void> {
+    const answer = await this.#send(items);
+    if ("error" in answer) return this.#failed(items, answer.error, failures);
+    const again: Item[] = [];
+    for (const [place, item] of items.entries()) {
+      const result = answer.results[place];
+      if (result === undefined) continue;
+      if (result.ok) this.#stored(item, result);
+      else if (result.error.code === "job.lease_owner_mismatch") await this.#refused(item, result.error);
+      else if (isTransient(result.error)) again.push(item);
+      else this.#lost(item, result.error);
+    }
+    const error = answer.results.find((result) => !result.ok && isTransient(result.error));
+    if (again.length > 0 && error !== undefined && !error.ok) await this.#later(again, error.error, failures);
+  }
+
+  async #send(items: readonly Item[]): Promise<{ results: SettleResult[] } | { error: unknown }> {
+    this.#statements += 1;
+    try {
+      const settlements = items.map(({ attempt, outcome }) => ({ lease: attempt.job.lease, ...outcome }));
+      return { results: await this.#options.ledger.jobs.settle(settlements) };
+    } catch (error) {
+      return { error };
+    } finally {
+      this.#statements -= 1;
+      // What gathered meanwhile need not wait any longer.
+      if (this.#statements === 0 && this.#timer !== undefined) setImmediate(() => this.#flush());
+      else this.#schedule();
+    }
+  }
+
+  /** Anything but a database out of reach may be the fault of one item: a row that is locked, an output that is not JSON. */
+  async #failed(items: readonly Item[], error: unknown, failures: number): Promise<void> {
+    const [only, ...more] = items;
+    if (only === undefined) return;
+    if (isUnreachable(error)) return this.#later(items, error, failures);
+    if (more.length > 0) {
+      const middle = Math.ceil(items.length / 2);
+      await Promise.all([this.#settle(items.slice(0, middle), failures), this.#settle(items.slice(middle), failures)]);
+      return;
+    }
+    if (isTransient(error)) return this.#later(items, error, failures);
+    const refusal = refusalOf(error, only.outcome);
+    if (refusal !== null) return this.#settle([{ ...only, outcome: refusal }], failures);
+    this.#lost(only, error);
+    this.#options.crash(error);
+  }
+
+  /** Tries again after a pause, those whose leases live then; heartbeats go on meanwhile. */
+  async #later(items: readonly Item[], error: unknown, failures: number): Promise<void> {
+    this.#options.emit({ type: "error", during: "settle", error, fatal: false });
+    const { signal } = this.#abandon;
+    await sleep(retryDelayMs(failures), undefined, { signal }).catch(() => {
+      // Given up: there is nothing to wait for.
+    });
+    if (signal.aborted) return;
+    const live = items.filter(({ attempt }) => !attempt.leaseHasEnded());
+    for (const item of items) if (!live.includes(item)) this.#lost(item, error);
+    if (live.length > 0) await this.#settle(live, failures + 1);
+  }
+
+  #stored(item: Item, { status, runAt }: Extract<SettleResult, { ok: true }>): void {
+    const { attempt, outcome } = item;
+    const { emit, release, onReleased } = this.#options;
+    const job = attempt.view;
+    release(attempt);
+    if (!("failure" in outcome)) emit({ type: "succeeded", job });
+    else if (status === "PENDING") emit({ type: "retried", job, failure: outcome.failure, runAt });
+    else emit({ type: "failed", job, failure: outcome.failure });
+    if (job.workflowRunId !== null && status !== "PENDING") onReleased();
+  }
+
+  async #refused(item: Item, error: LedgerError): Promise<void> {
+    const { ledger, emit, release } = this.#options;
+    const { attempt, outcome } = item;
+    const fate = await fateOf(ledger, attempt.job.lease, outcome);
+    const job = attempt.view;
+    if (fate === "lost") return this.#lost(item, error);
+    release(attempt);
+    if (fate === "succeeded" || fate === "canceled") emit({ type: fate, job });
+    else if ("failure" in outcome) {
+      const { failure } = outcome;
+      emit(fate === "retried" ? { type: fate, job, failure, runAt: null } : { type: fate, job, failure });
+    }
+  }
+
+  #lost({ attempt }: Item, error: unknown): void {
+    this.#options.release(attempt);
+    this.#options.emit({ type: "lost", job: attempt.view, error });
+  }
+}
+
+/**
+ * What is stored in place of an outcome that cannot be: a value that will never fit ends the job, an error
+ * of the database's own is tried again. Null when it is not the outcome's fault, or is a refusal already.
+ */
+function refusalOf(error: unknown, outcome: Outcome): Outcome | null {
+  if (!isLedgerError(error) || !("success" in outcome)) return null;
+  const { code, message, category } = error;
+  if (category === "validation") return { failure: { kind: "PANICKED", code, message } };
+  return code === "db.error" ? { failure: { kind: "RETRYABLE", code, message } } : null;
+}

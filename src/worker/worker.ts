@@ -1,0 +1,230 @@
+/** createWorker(): takes jobs from a ledger and runs their handlers, until it is stopped. */
+import { LedgerError } from "../index.ts";
+import type { Attempt, AttemptHost } from "./attempt.ts";
+import { Claims } from "./claims.ts";
+import type { Activity, Emit, WorkerEvent } from "./events.ts";
+import { handBack } from "./hand-back.ts";
+import { Heart } from "./heart.ts";
+import { Loop } from "./loop.ts";
+import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
+import { reapOnce } from "./reaper.ts";
+import { Settler } from "./settler.ts";
+import { Slots } from "./slots.ts";
+
+export interface StopOptions {
+  /**
+   * How long running handlers may go on, in milliseconds; then their signals are aborted with `shutdown`. 0
+   * aborts at once. A second call can make it shorter. Default 30 000.
+   */
+  readonly timeoutMs?: number;
+  /** How long they have to end after that, and their outcomes to be stored, in milliseconds. Default 2000. */
+  readonly graceMs?: number;
+}
+
+const DEFAULT_TIMEOUT_MS = 30_000;
+const DEFAULT_GRACE_MS = 2_000;
+const HAND_BACK_TRIES = 4;
+const MAX_STOP_MS = 2 ** 31 - 1;
+
+/** Makes a worker. Nothing is sent before `start()`. Throws `config.invalid`. */
+export function createWorker(options: WorkerOptions): Worker {
+  return new Worker(settingsOf(options));
+}
+
+/**
+ * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
+ *
+ * It uses up to seven connections of the ledger's pool besides those of the handlers: one to claim, one for
+ * heartbeats, one to reap, four to store outcomes.
+ *
+ * ```ts
+ * const worker = createWorker({ ledger, handlers: [handle(sendReceipt, send)] });
+ * await worker.start();
+ * process.once("SIGTERM", () => worker.stop({ timeoutMs: 20_000 }));
+ * process.once("SIGINT", () => worker.stop({ timeoutMs: 0 }));
+ * await worker.done;
+ * ```
+ */
+export class Worker {
+  /**
+   * Resolves when the worker has stopped; rejects, after the same winding down, when it stopped because of an
+   * error that will not pass (`schema.missing`, `db.forbidden`, a bug). Nobody else is told, so leave it
+   * unhandled only where that should end the process.
+   */
+  readonly done: Promise<void>;
+  readonly #settings: Settings;
+  readonly #slots: Slots;
+  readonly #claims: Claims;
+  readonly #settler: Settler;
+  readonly #heart: Heart;
+  readonly #claimLoop: Loop;
+  readonly #heartLoop: Loop;
+  readonly #reapLoop: Loop;
+  #state: "new" | "running" | "stopping" | "stopped" = "new";
+  #crash: { readonly error: unknown } | undefined;
+  #unsubscribe: (() => void) | null = null;
+  #leaseWatch: NodeJS.Timeout | undefined;
+  #stopping: Promise<void> | undefined;
+  #finish: () => void = () => {};
+  #deadline = Number.POSITIVE_INFINITY;
+  #deadlineTimers: NodeJS.Timeout[] = [];
+  #giveUp: () => void = () => {};
+
+  /** @internal Use `createWorker`. */
+  constructor(settings: Settings) {
+    const { ledger, concurrency, prefetch, leaseSeconds, reapIntervalMs } = settings;
+    const emit = this.#emit;
+    const release = (attempt: Attempt) => this.#slots.release(attempt);
+    const host: AttemptHost = {
+      ledger,
+      emit,
+      release,
+      settle: (attempt, outcome) => this.#settler.add(attempt, outcome),
+    };
+    this.#settings = settings;
+    this.done = new Promise((resolve, reject) => {
+      this.#finish = () => (this.#crash === undefined ? resolve() : reject(this.#crash.error));
+    });
+    this.#slots = new Slots({
+      concurrency,
+      prefetch,
+      onRoom: () => {
+        if (this.#claims.starved) this.#claimLoop.wake();
+      },
+      onBug: (error) => this.#crashed(error, "settle"),
+    });
+    this.#claims = new Claims(settings, this.#slots, host);
+    this.#settler = new Settler({
+      ledger,
+      emit,
+      release,
+      onReleased: () => this.#claimLoop.wake(),
+      crash: (error) => this.#crashed(error, "settle"),
+    });
+    this.#heart = new Heart({ ledger, slots: this.#slots, emit, leaseSeconds });
+    const crash = (error: unknown, activity: Activity) => this.#crashed(error, activity);
+    this.#claimLoop = new Loop({ activity: "claim", turn: () => this.#claims.turn(), emit, crash });
+    this.#heartLoop = new Loop({ activity: "heartbeat", turn: () => this.#heart.beat(), emit, crash });
+    const reap = () => reapOnce(ledger, emit, reapIntervalMs ?? Number.POSITIVE_INFINITY);
+    this.#reapLoop = new Loop({ activity: "reap", turn: reap, emit, crash });
+  }
+
+  /** The name in this worker's leases. */
+  get id(): string {
+    return this.#settings.workerId;
+  }
+
+  /** Begins to claim. A worker starts once: throws `worker.invalid_state` when it was started or stopped before. */
+  async start(): Promise<void> {
+    if (this.#state !== "new") {
+      throw new LedgerError("worker.invalid_state", { message: `The worker cannot be started: it is ${this.#state}.` });
+    }
+    const { ledger, reapIntervalMs } = this.#settings;
+    this.#state = "running";
+    this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
+    this.#claimLoop.wake();
+    this.#heartLoop.wake(this.#heart.intervalMs);
+    this.#leaseWatch = setInterval(() => this.#heart.loseEnded(), this.#heart.intervalMs);
+    // Anywhere in the first interval, so that a fleet that starts together does not reap together.
+    if (reapIntervalMs !== null) this.#reapLoop.wake(reapIntervalMs * Math.random());
+  }
+
+  /**
+   * Stops: no more claims; claims that were not started go back without using an attempt; running handlers
+   * finish and their outcomes are stored. After `timeoutMs` the signals of those still running are aborted
+   * with `shutdown`: what a handler then throws is a retryable failure, what it returns is a success. Handlers that have not
+   * ended after `graceMs` more are left behind: their leases run out and a reaper returns the jobs.
+   *
+   * Resolves when all that is over; nothing of the worker keeps the process alive then. It may be called
+   * again. Throws `config.invalid`.
+   */
+  stop(options: StopOptions = {}): Promise<void> {
+    const timeoutMs = milliseconds(options.timeoutMs ?? DEFAULT_TIMEOUT_MS, "timeoutMs");
+    const graceMs = milliseconds(options.graceMs ?? DEFAULT_GRACE_MS, "graceMs");
+    this.#stopping ??= this.#wind();
+    this.#endBy(timeoutMs, graceMs);
+    return this.#stopping;
+  }
+
+  async #wind(): Promise<void> {
+    const wasRunning = this.#state === "running";
+    this.#state = "stopping";
+    const givenUp = new Promise<void>((resolve) => {
+      this.#giveUp = resolve;
+    });
+    this.#unsubscribe?.();
+    if (wasRunning) await Promise.race([this.#windDown(), givenUp]);
+    this.#tearDown();
+    this.#state = "stopped";
+    this.#finish();
+  }
+
+  async #windDown(): Promise<void> {
+    try {
+      const reaped = this.#reapLoop.stop();
+      const waiting = this.#slots.close();
+      await this.#claimLoop.stop();
+      // A claim that was under way may have brought more.
+      const late = this.#slots.close();
+      const unstarted = [...waiting, ...late].map(({ job }) => job);
+      await Promise.all([
+        reaped,
+        handBack(
+          { ledger: this.#settings.ledger, emit: this.#emit },
+          [...unstarted, ...this.#claims.takeUnprepared()],
+          HAND_BACK_TRIES,
+        ),
+        this.#slots.idle(),
+      ]);
+      await this.#settler.drain();
+      await this.#heartLoop.stop();
+    } catch (error) {
+      this.#crashed(error, "hand_back");
+    }
+  }
+
+  /** Whatever is left by now: no timer, no subscription and no late outcome survives it. */
+  #tearDown(): void {
+    const abandoned = this.#slots.running();
+    for (const timer of this.#deadlineTimers) clearTimeout(timer);
+    clearInterval(this.#leaseWatch);
+    for (const loop of [this.#claimLoop, this.#heartLoop, this.#reapLoop]) void loop.stop();
+    for (const attempt of abandoned) attempt.abandon();
+    this.#settler.abandon();
+    this.#emit({ type: "stopped", abandoned: abandoned.map(({ view }) => view) });
+  }
+
+  /** The earliest deadline that any call gave is the one that counts. */
+  #endBy(timeoutMs: number, graceMs: number): void {
+    const deadline = Date.now() + timeoutMs;
+    if (this.#state !== "stopping" || deadline >= this.#deadline) return;
+    this.#deadline = deadline;
+    for (const timer of this.#deadlineTimers) clearTimeout(timer);
+    this.#deadlineTimers = [
+      setTimeout(() => {
+        for (const attempt of this.#slots.running()) attempt.shutDown();
+      }, timeoutMs),
+      setTimeout(() => this.#giveUp(), timeoutMs + graceMs),
+    ];
+  }
+
+  #crashed(error: unknown, during: Activity): void {
+    if (this.#crash !== undefined || this.#state === "stopped") return;
+    this.#crash = { error };
+    this.#emit({ type: "error", during, error, fatal: true });
+    void this.stop();
+  }
+
+  readonly #emit: Emit = (event: WorkerEvent) => {
+    try {
+      this.#settings.onEvent(event);
+    } catch (error) {
+      this.#crashed(error, "event_handler");
+    }
+  };
+}
+
+function milliseconds(value: number, name: string): number {
+  if (typeof value === "number" && value >= 0 && value <= MAX_STOP_MS / 2) return Math.ceil(value);
+  throw new LedgerError("config.invalid", { message: `${name} must be a number of milliseconds from 0 on.` });
+}
