@@ -100,7 +100,10 @@ export function validTime(value: unknown, argument: string): string {
   if (date === undefined || Number.isNaN(date.getTime())) {
     throw new LedgerError("input.invalid", { message: `${argument} must be a Date or an ISO 8601 string.` });
   }
-  const zoned = typeof value === "string" && /(?:Z|[+-]\d\d(?::?\d\d)?)$/i.test(value.trim());
+  // Only a full ISO 8601 time goes as it is: PostgreSQL reads a bare day in the session's time zone,
+  // and `GMT+0200` with the opposite sign.
+  const zoned =
+    typeof value === "string" && /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.\d]*(?:Z|[+-]\d\d(?::?\d\d)?)$/i.test(value.trim());
   return zoned ? value.trim() : date.toISOString();
 }
 
