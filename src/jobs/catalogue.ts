@@ -7,7 +7,7 @@ import { LedgerError } from "../errors.ts";
 import { backoffDefaults } from "./backoff.ts";
 import { jobDefaults } from "./defaults.ts";
 import type { AnyJobDefinition, BackoffPolicy } from "./definition.ts";
-import { validName, validSettings } from "./request.ts";
+import { validInteger, validName, validSettings } from "./request.ts";
 
 export interface SyncOptions {
   /**
@@ -38,7 +38,7 @@ export async function syncDefinitions(
   const backoffs = sorted.map(({ backoff, type }) => validBackoff(backoff, type));
   const row = await sync.executeFirst(executor, {
     types: sorted.map(({ type }) => validName(type, "type")),
-    versions: sorted.map(({ version }) => version),
+    versions: sorted.map(({ version, type }) => validInteger(version, `${type}: version`, 1) ?? 1),
     priorities: settings.map(({ priority }) => priority ?? jobDefaults.priority),
     maxAttempts: settings.map(({ maxAttempts }) => maxAttempts ?? jobDefaults.maxAttempts),
     timeouts: settings.map(({ timeoutSeconds }) => timeoutSeconds ?? jobDefaults.timeoutSeconds),
