@@ -57,16 +57,17 @@ export async function claimJobs(executor: Executor, options: ClaimOptions): Prom
   };
   const types = options.types?.map((type, place) => validName(type, `types[${place}]`));
   for (let tries = 1; ; tries += 1) {
+    const given = { ...values, inLaneOrder: tries === MAX_TRIES };
     const rows = types
-      ? await claimOfTypes.execute(executor, { ...values, types: [...new Set(types)] })
-      : await claimOfAll.execute(executor, values);
+      ? await claimOfTypes.execute(executor, { ...given, types: [...new Set(types)] })
+      : await claimOfAll.execute(executor, given);
     const claimed = rows.filter(isFound).map(decode);
     const contended = claimed.length === 0 && Number(rows[0]?.peeked ?? 0) > 0;
     if (!contended || tries === MAX_TRIES) return claimed;
   }
 }
 
-const claimParameters = { workerId: "text", limit: "int4", leaseSeconds: "int4" } as const;
+const claimParameters = { workerId: "text", limit: "int4", leaseSeconds: "int4", inLaneOrder: "bool" } as const;
 type ClaimPlaceholders = Placeholders<typeof claimParameters>;
 type WithWanted = LedgerTables & { wanted: { type: string | null } };
 
@@ -111,6 +112,9 @@ const claimOfAll = writing("claim_jobs_of_all_types", claimParameters, (db, p) =
  * cost nothing, and neither do jobs of a lane that are not due yet. With several lanes, `peeked` reads
  * ahead without locks to see how many of the next jobs in order each lane has (`quota`); then each
  * lane locks that many, passing over what other sessions hold. No more rows are locked than claimed.
+ *
+ * Sessions that hold all that was peeked at, however long, would hide what comes after. With `inLaneOrder`
+ * nothing is peeked: lane after lane, highest priority first, gives what it has until there is enough.
  */
 function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
   return db
@@ -145,7 +149,11 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
         ),
     )
     .with("lane", (qb) =>
-      qb.selectFrom("lanes as l").where("l.priority", "is not", null).select(["l.type", "l.priority"]),
+      qb
+        .selectFrom("lanes as l")
+        .where("l.priority", "is not", null)
+        .select(["l.type", "l.priority"])
+        .orderBy("l.priority", "desc"),
     )
     .with("peeked", (qb) =>
       qb
@@ -165,7 +173,7 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
               .as("next"),
           (join) => join.onTrue(),
         )
-        .where(sql<boolean>`(select count(*) from lane) > 1`)
+        .where(sql<boolean>`(select count(*) from lane) > 1 and not ${p.inLaneOrder}`)
         .select(["l.type", "l.priority"])
         .orderBy("l.priority", "desc")
         .orderBy("next.run_at")
@@ -180,7 +188,7 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
         .unionAll(
           qb
             .selectFrom("lane as l")
-            .where(sql<boolean>`(select count(*) from lane) = 1`)
+            .where(sql<boolean>`(select count(*) from lane) = 1 or ${p.inLaneOrder}`)
             .select(["l.type", "l.priority", sql<number>`${p.limit}`.as("jobs")]),
         ),
     )
