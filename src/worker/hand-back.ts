@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ClaimedJob, Ledger } from "../index.ts";
 import { type Emit, viewOf } from "./events.ts";
-import { isTransient, retryDelayMs } from "./transient.ts";
+import { mayPass, retryDelayMs } from "./transient.ts";
 
 /**
  * One round trip; tried again, `tries` times in all, while the database is away. What cannot be given
@@ -21,7 +21,7 @@ export async function handBack(
       if (back.length > 0) emit({ type: "handed_back", jobs: back.map(viewOf) });
       return;
     } catch (error) {
-      if (!isTransient(error)) throw error;
+      if (!mayPass(error, failures)) throw error;
       emit({ type: "error", during: "hand_back", error, fatal: false });
       if (failures + 1 < tries) await sleep(retryDelayMs(failures));
     }

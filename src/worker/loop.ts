@@ -1,7 +1,7 @@
 /** Something done again and again: when it is time, when it is woken, and after a pause when the database was away. */
 import { performance } from "node:perf_hooks";
 import type { Activity, Emit } from "./events.ts";
-import { isTransient, retryDelayMs } from "./transient.ts";
+import { mayPass, retryDelayMs } from "./transient.ts";
 
 export interface LoopOptions {
   readonly activity: Activity;
@@ -70,7 +70,7 @@ export class Loop {
       this.#failures = 0;
       return next;
     } catch (error) {
-      if (!isTransient(error)) {
+      if (!mayPass(error, this.#failures)) {
         this.#stopped = true;
         crash(error, activity);
         return Number.POSITIVE_INFINITY;

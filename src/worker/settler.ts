@@ -4,7 +4,7 @@ import { isLedgerError, type Ledger, type LedgerError, type SettleResult } from 
 import type { Attempt, Outcome } from "./attempt.ts";
 import { fateOf } from "./confirm.ts";
 import type { Emit } from "./events.ts";
-import { isTransient, isUnreachable, retryDelayMs } from "./transient.ts";
+import { isTransient, isUnreachable, mayPass, retryDelayMs } from "./transient.ts";
 
 export interface SettlerOptions {
   readonly ledger: Ledger;
@@ -121,7 +121,7 @@ export class Settler {
       await Promise.all([this.#settle(items.slice(0, middle), failures), this.#settle(items.slice(middle), failures)]);
       return;
     }
-    if (isTransient(error)) return this.#later(items, error, failures);
+    if (mayPass(error, failures)) return this.#later(items, error, failures);
     const refusal = refusalOf(error, only.outcome);
     if (refusal !== null) return this.#settle([{ ...only, outcome: refusal }], failures);
     this.#lost(only, error);

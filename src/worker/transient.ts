@@ -15,6 +15,16 @@ export function isTransient(error: unknown): error is LedgerError {
   );
 }
 
+const PATIENCE = 8;
+
+/**
+ * Whether to try again after so many failures in a row. An error of the database that the ledger has no
+ * code for is borne for some seconds: it may be the tail of an outage that the driver reports in its own words.
+ */
+export function mayPass(error: unknown, failures: number): boolean {
+  return isTransient(error) || (isLedgerError(error) && error.code === "db.error" && failures < PATIENCE);
+}
+
 /** The database could not be reached or did not answer: no single job can be the cause. */
 export function isUnreachable(error: unknown): boolean {
   return isLedgerError(error) && (error.code === "db.unavailable" || error.code === "db.commit_unconfirmed");

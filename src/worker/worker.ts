@@ -35,7 +35,8 @@ export function createWorker(options: WorkerOptions): Worker {
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
  * It uses up to seven connections of the ledger's pool besides those of the handlers: one to claim, one for
- * heartbeats, one to reap, four to store outcomes.
+ * heartbeats, one to reap, four to store outcomes. A client of `pg` whose connection breaks while it is in
+ * use ends the process unless somebody listens: `pool.on("connect", (client) => client.on("error", () => {}))`.
  *
  * ```ts
  * const worker = createWorker({ ledger, handlers: [handle(sendReceipt, send)] });

@@ -3,7 +3,7 @@ import { afterEach } from "@jest/globals";
 import pg from "pg";
 import { createLedger, type Ledger } from "../../src/index.ts";
 import { createWorker, type Worker, type WorkerEvent, type WorkerOptions } from "../../src/worker/index.ts";
-import type { TestDatabase } from "../support/database.ts";
+import { type TestDatabase, testServer } from "../support/database.ts";
 
 const DEADLINE_MS = 15_000;
 export const everywhere = { admin: true } as const;
@@ -21,9 +21,18 @@ export interface WatchedWorker {
 }
 
 /** A ledger that polls; with `listen`, one that is told. */
-export function ledgerOn(database: TestDatabase, options: { readonly listen?: boolean } = {}): Ledger {
-  if (!options.listen) return createLedger({ db: database.db });
-  return createLedger({ db: database.db, listen: () => new pg.Client({ connectionString: database.url }) });
+export function ledgerOn(
+  database: TestDatabase,
+  options: { readonly listen?: boolean; readonly lockWaitMs?: number } = {},
+): Ledger {
+  const { listen = false, lockWaitMs = 5000 } = options;
+  if (!listen) return createLedger({ db: database.db, lockWaitMs });
+  return createLedger({
+    db: database.db,
+    lockWaitMs,
+    listen: () => new pg.Client({ connectionString: database.url }),
+    onListenError: () => {},
+  });
 }
 
 const workers: Worker[] = [];
@@ -106,10 +115,48 @@ export function aborted(signal: AbortSignal): Promise<never> {
   });
 }
 
-/** Ends every other connection to this database, as a restart of the server does. */
+/** A test that cuts connections needs this: pg ends the process for a client that breaks while it is in use and has no listener. */
+export function outliveCuts(database: TestDatabase): void {
+  database.pool.on("connect", (client) => {
+    client.on("error", () => {});
+  });
+}
+
+/** Ends every connection to this database, as a restart of the server does. */
 export async function cutConnections(database: TestDatabase): Promise<void> {
-  const admin = await database.connect();
-  await admin.query(
-    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
-  );
+  await onServer((server) => terminate(server, database));
+}
+
+/** Ends every connection, and lets none be made until the outage is over. */
+export async function beginOutage(database: TestDatabase): Promise<{ end(): Promise<void> }> {
+  const allow = (allowed: boolean) =>
+    `alter database ${pg.escapeIdentifier(nameOf(database))} allow_connections ${allowed}`;
+  await onServer(async (server) => {
+    await server.query(allow(false));
+    await terminate(server, database);
+  });
+  return {
+    end: () =>
+      onServer(async (server) => {
+        await server.query(allow(true));
+      }),
+  };
+}
+
+async function terminate(server: pg.Client, database: TestDatabase): Promise<void> {
+  await server.query("select pg_terminate_backend(pid) from pg_stat_activity where datname = $1", [nameOf(database)]);
+}
+
+function nameOf(database: TestDatabase): string {
+  return decodeURIComponent(new URL(database.url).pathname.slice(1));
+}
+
+async function onServer(action: (server: pg.Client) => Promise<void>): Promise<void> {
+  const server = new pg.Client({ connectionString: testServer() });
+  await server.connect();
+  try {
+    await action(server);
+  } finally {
+    await server.end();
+  }
 }

@@ -1,0 +1,70 @@
+import { expect, test } from "@jest/globals";
+import { defineJob, type JsonValue, type PrerequisiteOutputs, typed } from "../../src/index.ts";
+import { handle } from "../../src/worker/index.ts";
+
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+
+/** Only compiles when the two types are the same. */
+function same<A, B>(yes: Same<A, B>): void {
+  expect(yes).toBe(true);
+}
+
+const receipt = defineJob("receipt", {
+  input: typed<{ orderId: string }>(),
+  output: typed<{ messageId: string }>(),
+  prerequisites: typed<{ charge: { amount: number } }>(),
+});
+const bare = defineJob("bare");
+
+test("a definition gives its handler's payload, prerequisites and output", () => {
+  handle(receipt, ({ payload, prerequisites }) => {
+    same<typeof payload, { orderId: string }>(true);
+    same<typeof prerequisites, { charge: { amount: number } }>(true);
+    return { messageId: payload.orderId };
+  });
+  handle(receipt, async ({ payload }) => ({ messageId: payload.orderId }));
+});
+
+test("a handler that returns something else does not compile", () => {
+  // @ts-expect-error messageId is a string
+  handle(receipt, () => ({ messageId: 1 }));
+  // @ts-expect-error nothing is returned
+  handle(receipt, async () => {});
+  // @ts-expect-error messageId is missing
+  handle(receipt, async () => ({}));
+});
+
+test("a handler cannot read what its definition does not promise", () => {
+  handle(receipt, ({ payload, prerequisites }) => {
+    // @ts-expect-error the payload has no such field
+    payload.customerId;
+    // @ts-expect-error there is no such prerequisite
+    prerequisites.refund;
+    return { messageId: "" };
+  });
+});
+
+test("a schema that transforms gives the handler what it makes, not what was enqueued", () => {
+  const dated = defineJob("dated", {
+    input: {
+      "~standard": { version: 1, vendor: "test", validate: (value) => ({ value: new Date(String(value)) }) },
+    },
+  });
+  handle(dated, ({ payload }) => same<typeof payload, Date>(true));
+});
+
+test("without types a definition promises nothing and takes any output", () => {
+  handle(bare, ({ payload, prerequisites }) => {
+    same<typeof payload, unknown>(true);
+    same<typeof prerequisites, PrerequisiteOutputs>(true);
+    return 1;
+  });
+});
+
+test("a plain type has a JSON payload", () => {
+  handle("plain", ({ payload, prerequisites }) => {
+    same<typeof payload, JsonValue>(true);
+    same<typeof prerequisites, PrerequisiteOutputs>(true);
+  });
+  expect(() => handle(" ", () => {})).toThrow(expect.objectContaining({ code: "config.invalid" }));
+});
