@@ -50,13 +50,13 @@ function settled([result]: readonly SettleResult[]): SettledJob {
 export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
   const outcomes = settlements.map(prepareOutcome);
   const results = new Map<string, SettleResult>();
-  const first = firstOfEachJob(outcomes);
-  if (first.some(({ lease }) => lease.workflowRunId !== null)) {
+  const latest = latestOfEachJob(outcomes);
+  if (latest.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
   const settle = executor.transaction === "none" ? settleApart : settleTogether;
-  await settle(executor, first, results);
-  return outcomes.map((outcome) => (first.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+  await settle(executor, latest, results);
+  return outcomes.map((outcome) => (latest.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
 }
 
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
@@ -169,11 +169,21 @@ function idOf({ lease }: PreparedOutcome): string {
   return lease.jobId.toLowerCase();
 }
 
-/** One job can be settled once in a batch: a second item for it finds its lease gone. */
-function firstOfEachJob(outcomes: readonly PreparedOutcome[]): PreparedOutcome[] {
+/**
+ * One job can be settled once in a batch. Of different leases of it only the latest can be held; any
+ * other, and a second item for the same, is lost.
+ */
+function latestOfEachJob(outcomes: readonly PreparedOutcome[]): PreparedOutcome[] {
   const byJob = new Map<string, PreparedOutcome>();
-  for (const outcome of outcomes) if (!byJob.has(idOf(outcome))) byJob.set(idOf(outcome), outcome);
+  for (const outcome of outcomes) {
+    const known = byJob.get(idOf(outcome));
+    if (known === undefined || isLater(outcome.lease, known.lease)) byJob.set(idOf(outcome), outcome);
+  }
   return [...byJob.values()];
+}
+
+function isLater(a: Lease, b: Lease): boolean {
+  return a.runNumber > b.runNumber || (a.runNumber === b.runNumber && a.attempt > b.attempt);
 }
 
 function partition<T>(items: readonly T[], belongs: (item: T) => boolean): [T[], T[]] {
