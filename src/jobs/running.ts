@@ -31,11 +31,25 @@ export async function heartbeat(
     ...leaseArguments(executor, leases),
     leaseSeconds: validInteger(leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
   });
-  const byJob = new Map(rows.map((row) => [row.job_id, row]));
-  return leases.map(({ jobId }) => {
-    const row = byJob.get(jobId.toLowerCase());
+  // By lease, not by job: one that was lost must not pass for the job's next one.
+  const byLease = new Map(rows.map((row) => [place(row), row]));
+  return leases.map(({ jobId, runNumber, attempt, workerId }) => {
+    const row = byLease.get(
+      place({ job_id: jobId.toLowerCase(), run_number: runNumber, attempt, worker_id: workerId }),
+    );
     return { jobId, state: row?.state ?? "LOST", leaseExpiresAt: toDateOrNull(row?.lease_expires_at) };
   });
+}
+
+interface LeaseColumns {
+  readonly job_id: string;
+  readonly run_number: number;
+  readonly attempt: number;
+  readonly worker_id: string;
+}
+
+function place({ job_id, run_number, attempt, worker_id }: LeaseColumns): string {
+  return JSON.stringify([job_id, run_number, attempt, worker_id]);
 }
 
 /**
@@ -120,12 +134,21 @@ const extend = writing("heartbeat_jobs", { ...leaseParameters, leaseSeconds: "in
         .from("fenced as f")
         .whereRef("q.id", "=", "f.id")
         .set({ lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.leaseSeconds})` })
-        .returning(["q.id", "q.lease_expires_at"]),
+        .returning(["q.id", "q.run_number", "q.attempt", "q.worker_id", "q.lease_expires_at"]),
     )
     .selectFrom("input")
-    .leftJoin("extended as e", "e.id", "input.job_id")
+    .leftJoin("extended as e", (join) =>
+      join
+        .onRef("e.id", "=", "input.job_id")
+        .onRef("e.run_number", "=", "input.run_number")
+        .onRef("e.attempt", "=", "input.attempt")
+        .onRef("e.worker_id", "=", "input.worker_id"),
+    )
     .select((eb) => [
       "input.job_id",
+      "input.run_number",
+      "input.attempt",
+      "input.worker_id",
       "e.lease_expires_at",
       eb
         .case()
