@@ -1,5 +1,5 @@
 /** Graphs in a few characters, their steps by key, and transactions that a test holds open. */
-import type { ControlledTransaction } from "kysely";
+import { CompiledQuery, type ControlledTransaction, type Kysely } from "kysely";
 import type pg from "pg";
 import type { RunledgerDatabase } from "../../src/database/tables.ts";
 import {
@@ -160,6 +160,11 @@ export async function openTransaction(database: TestDatabase): Promise<Controlle
     if (!trx.isCommitted && !trx.isRolledBack) await trx.rollback().execute();
   });
   return trx;
+}
+
+/** Sends one statement of the service's own through a transaction. */
+export async function raw(trx: Pick<Kysely<RunledgerDatabase>, "executeQuery">, text: string): Promise<unknown[]> {
+  return (await trx.executeQuery(CompiledQuery.raw(text))).rows;
 }
 
 /** A raw session that has begun a transaction and run these statements. */
