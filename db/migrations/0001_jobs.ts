@@ -178,7 +178,9 @@ function ledger(name: QualifiedName, schema: string) {
 /**
  * Weekly partitions from the current week on. A UUIDv7 starts with its 48-bit millisecond time, so
  * a week is a range of ids. Rows that already fell into the default partition move along, and a
- * partition is attached rather than created in place: that needs no lock against running inserts.
+ * partition is attached rather than created in place: that needs no lock against running inserts. Only
+ * the default partition is locked, before its rows move: one that committed after the move and before
+ * the attaching would be in the way of it.
  */
 function ledgerPartitions(name: QualifiedName, schema: string) {
   return sql`
@@ -199,6 +201,7 @@ function ledgerPartitions(name: QualifiedName, schema: string) {
         lower_id := (lpad(to_hex((extract(epoch from starts) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid;
         upper_id := (lpad(to_hex((extract(epoch from starts + interval '1 week') * 1000)::bigint), 12, '0')
           || repeat('0', 20))::uuid;
+        execute format('lock table %I.job_ledger_default in access exclusive mode', ${sql.lit(schema)});
         execute format('create table %I.%I (like %I.job_ledger including defaults including constraints)',
           ${sql.lit(schema)}, partition_name, ${sql.lit(schema)});
         execute format(
