@@ -53,6 +53,8 @@ export interface LedgerOptions {
 }
 
 const DEFAULT_LOCK_WAIT_MS = 5000;
+/** PostgreSQL's own bound for lock_timeout. */
+const MAX_LOCK_WAIT_MS = 2_147_483_647;
 
 function warn(error: unknown): void {
   process.emitWarning(`The LISTEN connection of runledger was lost: ${String(error)}`);
@@ -61,8 +63,10 @@ function warn(error: unknown): void {
 /** Binds a ledger. Nothing is sent until a function is called. Throws `config.invalid`. */
 export function createLedger(options: LedgerOptions): Ledger {
   const { db, notify = true, lockWaitMs = DEFAULT_LOCK_WAIT_MS, listen, onListenError = warn } = options;
-  if (!Number.isInteger(lockWaitMs) || lockWaitMs < 1) {
-    throw new LedgerError("config.invalid", { message: "lockWaitMs must be a positive number of milliseconds." });
+  if (!Number.isInteger(lockWaitMs) || lockWaitMs < 1 || lockWaitMs > MAX_LOCK_WAIT_MS) {
+    throw new LedgerError("config.invalid", {
+      message: `lockWaitMs must be a number of milliseconds from 1 to ${MAX_LOCK_WAIT_MS}.`,
+    });
   }
   const settings: LedgerSettings = { notify, lockWaitMs };
   const executor = createExecutor(db, validSchemaName(options.schema ?? DEFAULT_SCHEMA), settings);
