@@ -1,4 +1,5 @@
 /** How an attempt ended, and what was made of it (FEATURES F-J7). */
+import { validUuid } from "../database/ids.ts";
 import { type JsonText, toJson } from "../database/json.ts";
 import type { FailureKind } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
@@ -55,7 +56,12 @@ const callerKinds = ["RETRYABLE", "TERMINAL", "PANICKED", "TIMEOUT"] as const;
 
 /** Throws `input.invalid` or `payload.not_json` before anything is sent. */
 export function prepareOutcome(settlement: Settlement): PreparedOutcome {
-  const { lease } = settlement;
+  const { jobId, workflowRunId } = settlement.lease;
+  const lease = {
+    ...settlement.lease,
+    jobId: validUuid(jobId, "lease.jobId"),
+    workflowRunId: (workflowRunId ?? null) === null ? null : validUuid(workflowRunId, "lease.workflowRunId"),
+  };
   if ("success" in settlement) {
     const { output } = settlement.success;
     const text = output === undefined ? null : toJson(output, "output");
