@@ -32,6 +32,10 @@ export async function syncDefinitions(
   definitions: readonly AnyJobDefinition[],
   options: SyncOptions = {},
 ): Promise<SyncedDefinitions> {
+  const { mode = "additive", catalogue = "default" } = options;
+  if (mode !== "additive" && mode !== "exact") {
+    throw new LedgerError("input.invalid", { message: "mode must be additive or exact." });
+  }
   const sorted = [...definitions].sort((a, b) => (a.type < b.type ? -1 : 1));
   refuseDuplicates(sorted);
   const settings = sorted.map(({ defaults, type }) => validSettings(defaults, `${type}: `));
@@ -46,8 +50,8 @@ export async function syncDefinitions(
     factors: backoffs.map(({ factor }) => factor),
     maxima: backoffs.map(({ maxSeconds }) => maxSeconds),
     jitters: backoffs.map(({ jitter }) => jitter),
-    catalogue: validName(options.catalogue ?? "default", "catalogue"),
-    exact: options.mode === "exact",
+    catalogue: validName(catalogue, "catalogue"),
+    exact: mode === "exact",
   });
   return { written: row?.written ?? [], disabled: row?.disabled ?? [] };
 }
