@@ -1,0 +1,224 @@
+/** Round trips of each jobs function, as their doc comments have them: alone, and in the caller's transaction. */
+import { expect, test } from "@jest/globals";
+import { createLedger, defineJob, type Ledger, WorkflowBuilder } from "../../src/index.ts";
+import { createTestDatabase } from "../support/database.ts";
+import { claimedOne, codeOf, expire, globally, leased } from "./fixtures.ts";
+
+const database = await createTestDatabase();
+const ledger = createLedger({ db: database.db });
+
+type Call = (ledger: Ledger) => Promise<unknown>;
+
+let keys = 0;
+const newKey = () => {
+  keys += 1;
+  return `key-${keys}`;
+};
+const leaseOf = async (type: string) => (await leased(ledger, type)).lease;
+
+/** What is called, what is prepared for it, statements alone, statements in the caller's transaction. */
+const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
+  ["enqueue", () => (l) => l.jobs.enqueue("job", {}), 1, 1],
+  [
+    "enqueueMany of 1000",
+    () => (l) => l.jobs.enqueueMany(Array.from({ length: 1000 }, () => ({ type: "job", payload: 1 }))),
+    1,
+    1,
+  ],
+  ["enqueueMany of none", () => (l) => l.jobs.enqueueMany([]), 0, 0],
+  ["enqueue, strict and refused", () => (l) => codeOf(() => l.jobs.enqueue("unknown", {}, { strict: true })), 1, 1],
+  ["enqueue with a new key", () => (l) => l.jobs.enqueue("job", {}, { idempotencyKey: newKey() }), 1, 2],
+  [
+    "enqueue with a key that exists",
+    async () => {
+      const idempotencyKey = newKey();
+      await ledger.jobs.enqueue("job", {}, { idempotencyKey });
+      return (l) => l.jobs.enqueue("job", {}, { idempotencyKey });
+    },
+    2,
+    3,
+  ],
+  ["enqueueMany of 1000 with new keys", () => (l) => l.jobs.enqueueMany(keyed(newKey())), 3, 3],
+  [
+    "enqueueMany of 1000 with keys that exist",
+    async () => {
+      const requests = keyed(newKey());
+      await ledger.jobs.enqueueMany(requests);
+      return (l) => l.jobs.enqueueMany(requests);
+    },
+    4,
+    4,
+  ],
+  ["claim of 50", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50 }), 1, 1],
+  ["claim of one type", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50, types: ["job"] }), 1, 1],
+  [
+    "claim where there is nothing",
+    () => async (l) => l.jobs.claim({ workerId: "w", limit: 50, types: ["none"] }),
+    1,
+    1,
+  ],
+  ["heartbeat of none", () => (l) => l.jobs.heartbeat([]), 0, 0],
+  [
+    "heartbeat",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.heartbeat([lease])
+      )(await leaseOf("beat")),
+    1,
+    1,
+  ],
+  [
+    "handBack",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.handBack([lease])
+      )(await leaseOf("back")),
+    1,
+    1,
+  ],
+  [
+    "progress",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.progress(lease, { done: 1 })
+      )(await leaseOf("progress")),
+    1,
+    1,
+  ],
+  [
+    "checkpoint",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.checkpoint(lease, {})
+      )(await leaseOf("checkpoint")),
+    1,
+    1,
+  ],
+  [
+    "log of 3",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.log(lease, lines)
+      )(await leaseOf("log")),
+    1,
+    1,
+  ],
+  [
+    "complete",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.complete(lease, { output: 1 })
+      )(await leaseOf("complete")),
+    1,
+    1,
+  ],
+  [
+    "fail",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.fail(lease, { code: "c", message: "m" })
+      )(await leaseOf("fail")),
+    1,
+    1,
+  ],
+  [
+    "settle of 50",
+    async () => {
+      await ledger.jobs.enqueueMany(Array.from({ length: 50 }, () => ({ type: "settle", payload: 1 })));
+      const jobs = await ledger.jobs.claim({ workerId: "w", limit: 50, types: ["settle"] });
+      return (l) => l.jobs.settle(jobs.map(({ lease }) => ({ lease, success: {} })));
+    },
+    1,
+    1,
+  ],
+  ["reap of nothing", () => (l) => l.jobs.reap(), 1, 2],
+  [
+    "reap",
+    async () => {
+      const lease = await leaseOf("reap");
+      await expire(database, [lease.jobId]);
+      return (l) => l.jobs.reap();
+    },
+    2,
+    3,
+  ],
+  [
+    "cancel",
+    async () =>
+      (
+        ({ id }) =>
+        (l) =>
+          l.jobs.cancel(id, { scope: globally })
+      )(await ledger.jobs.enqueue("job", {})),
+    1,
+    2,
+  ],
+  [
+    "cancel of a job that has ended",
+    async () => {
+      const lease = await leaseOf("ended");
+      await ledger.jobs.complete(lease);
+      return (l) => l.jobs.cancel(lease.jobId, { scope: globally });
+    },
+    2,
+    3,
+  ],
+  [
+    "get",
+    async () =>
+      (
+        ({ id }) =>
+        (l) =>
+          l.jobs.get(id, globally)
+      )(await ledger.jobs.enqueue("job", {})),
+    1,
+    1,
+  ],
+  ["sync", () => (l) => l.jobs.sync([defineJob("a"), defineJob("b")], { mode: "exact" }), 1, 1],
+  ["pause", () => (l) => l.jobs.pause(["a"]), 1, 1],
+  ["resume", () => (l) => l.jobs.resume(["a"]), 1, 1],
+  ["pause of nothing", () => (l) => l.jobs.pause([]), 0, 0],
+  [
+    "complete of a step that releases another",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.complete(lease)
+      )(await stepLease()),
+    1,
+    3,
+  ],
+];
+
+test.each(table)("%s", async (_name, prepare, alone, inTransaction) => {
+  const first = await prepare();
+  const { statements } = await database.record(() => first(ledger));
+  expect(statements).toHaveLength(alone);
+
+  const second = await prepare();
+  const trx = await database.db.startTransaction().execute();
+  const bound = await database.record(() => second(ledger.in(trx)));
+  expect(bound.statements).toHaveLength(inTransaction);
+  await trx.rollback().execute();
+});
+
+const lines = (["info", "warn", "error"] as const).map((level) => ({ level, message: level }));
+
+function keyed(prefix: string) {
+  return Array.from({ length: 1000 }, (_, n) => ({ type: "job", payload: n, idempotencyKey: `${prefix}-${n}` }));
+}
+
+async function stepLease() {
+  const graph = new WorkflowBuilder("round-trips");
+  const first = graph.job("first", "round-trips-first", {});
+  graph.job("second", "round-trips-second", {}, { onSuccess: [first] });
+  await ledger.runs.enqueue(graph.build());
+  return (await claimedOne(ledger, "round-trips-first")).lease;
+}
