@@ -14,6 +14,9 @@ export interface HeartOptions {
   readonly leaseSeconds: number;
 }
 
+/** Halves of halves wait for locks side by side, on four connections; smaller parts one after the other. */
+const PARALLEL_DEPTH = 2;
+
 export class Heart {
   readonly #options: HeartOptions;
   readonly intervalMs: number;
@@ -45,7 +48,7 @@ export class Heart {
     for (const attempt of this.#options.slots.leased()) if (attempt.leaseHasEnded()) attempt.lose("lease_lost");
   }
 
-  async #extend(attempts: readonly Attempt[]): Promise<void> {
+  async #extend(attempts: readonly Attempt[], depth = 0): Promise<void> {
     const { ledger, leaseSeconds } = this.#options;
     if (attempts.length === 0) return;
     const leaseEndsAt = performance.now() + leaseSeconds * 1000;
@@ -59,15 +62,16 @@ export class Heart {
       }
     } catch (error) {
       if (attempts.length === 1 || !isTransient(error) || isUnreachable(error)) throw error;
-      await this.#extendHalves(attempts);
+      await this.#extendHalves(attempts, depth + 1);
     }
   }
 
   /** One row that somebody else has locked must not cost the others their leases. */
-  async #extendHalves(attempts: readonly Attempt[]): Promise<void> {
+  async #extendHalves(attempts: readonly Attempt[], depth: number): Promise<void> {
     const middle = Math.ceil(attempts.length / 2);
-    const halves = [attempts.slice(0, middle), attempts.slice(middle)];
-    for (const half of await Promise.allSettled(halves.map((each) => this.#extend(each)))) {
+    const first = this.#extend(attempts.slice(0, middle), depth);
+    if (depth > PARALLEL_DEPTH) await Promise.allSettled([first]);
+    for (const half of await Promise.allSettled([first, this.#extend(attempts.slice(middle), depth)])) {
       if (half.status === "rejected") throw half.reason;
     }
   }

@@ -117,8 +117,7 @@ export class Settler {
     if (only === undefined) return;
     if (isUnreachable(error)) return this.#later(items, error, failures);
     if (more.length > 0) {
-      const middle = Math.ceil(items.length / 2);
-      await Promise.all([this.#settle(items.slice(0, middle), failures), this.#settle(items.slice(middle), failures)]);
+      await this.#settleHalves(items, failures);
       return;
     }
     if (mayPass(error, failures)) return this.#later(items, error, failures);
@@ -126,6 +125,14 @@ export class Settler {
     if (refusal !== null) return this.#settle([{ ...only, outcome: refusal }], failures);
     this.#lost(only, error);
     this.#options.crash(error);
+  }
+
+  /** Together where there are connections for it, so that a locked row does not keep the other half waiting. */
+  async #settleHalves(items: readonly Item[], failures: number): Promise<void> {
+    const middle = Math.ceil(items.length / 2);
+    const first = this.#settle(items.slice(0, middle), failures);
+    if (this.#statements >= MAX_STATEMENTS) await first;
+    await Promise.all([first, this.#settle(items.slice(middle), failures)]);
   }
 
   /** Tries again after a pause, those whose leases live then; heartbeats go on meanwhile. */

@@ -10,6 +10,7 @@ import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
 import { reapOnce } from "./reaper.ts";
 import { Settler } from "./settler.ts";
 import { Slots } from "./slots.ts";
+import { StopClock } from "./stop-clock.ts";
 
 export interface StopOptions {
   /**
@@ -34,9 +35,10 @@ export function createWorker(options: WorkerOptions): Worker {
 /**
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
- * It uses up to seven connections of the ledger's pool besides those of the handlers: one to claim, one for
- * heartbeats, one to reap, four to store outcomes. A client of `pg` whose connection breaks while it is in
- * use ends the process unless somebody listens: `pool.on("connect", (client) => client.on("error", () => {}))`.
+ * It uses up to ten connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
+ * four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
+ * `pg` whose connection breaks while it is in use ends the process unless somebody listens:
+ * `pool.on("connect", (client) => client.on("error", () => {}))`.
  *
  * ```ts
  * const worker = createWorker({ ledger, handlers: [handle(sendReceipt, send)] });
@@ -67,9 +69,9 @@ export class Worker {
   #leaseWatch: NodeJS.Timeout | undefined;
   #stopping: Promise<void> | undefined;
   #finish: () => void = () => {};
-  #deadline = Number.POSITIVE_INFINITY;
-  #deadlineTimers: NodeJS.Timeout[] = [];
-  #giveUp: () => void = () => {};
+  readonly #clock = new StopClock(() => {
+    for (const attempt of this.#slots.running()) attempt.shutDown();
+  });
 
   /** @internal Use `createWorker`. */
   constructor(settings: Settings) {
@@ -143,18 +145,15 @@ export class Worker {
     const timeoutMs = milliseconds(options.timeoutMs ?? DEFAULT_TIMEOUT_MS, "timeoutMs");
     const graceMs = milliseconds(options.graceMs ?? DEFAULT_GRACE_MS, "graceMs");
     this.#stopping ??= this.#wind();
-    this.#endBy(timeoutMs, graceMs);
+    this.#clock.endIn({ timeoutMs, graceMs });
     return this.#stopping;
   }
 
   async #wind(): Promise<void> {
     const wasRunning = this.#state === "running";
     this.#state = "stopping";
-    const givenUp = new Promise<void>((resolve) => {
-      this.#giveUp = resolve;
-    });
     this.#unsubscribe?.();
-    if (wasRunning) await Promise.race([this.#windDown(), givenUp]);
+    if (wasRunning) await Promise.race([this.#windDown(), this.#clock.over]);
     this.#tearDown();
     this.#state = "stopped";
     this.#finish();
@@ -187,26 +186,12 @@ export class Worker {
   /** Whatever is left by now: no timer, no subscription and no late outcome survives it. */
   #tearDown(): void {
     const abandoned = this.#slots.running();
-    for (const timer of this.#deadlineTimers) clearTimeout(timer);
+    this.#clock.clear();
     clearInterval(this.#leaseWatch);
     for (const loop of [this.#claimLoop, this.#heartLoop, this.#reapLoop]) void loop.stop();
     for (const attempt of abandoned) attempt.abandon();
     this.#settler.abandon();
     this.#emit({ type: "stopped", abandoned: abandoned.map(({ view }) => view) });
-  }
-
-  /** The earliest deadline that any call gave is the one that counts. */
-  #endBy(timeoutMs: number, graceMs: number): void {
-    const deadline = Date.now() + timeoutMs;
-    if (this.#state !== "stopping" || deadline >= this.#deadline) return;
-    this.#deadline = deadline;
-    for (const timer of this.#deadlineTimers) clearTimeout(timer);
-    this.#deadlineTimers = [
-      setTimeout(() => {
-        for (const attempt of this.#slots.running()) attempt.shutDown();
-      }, timeoutMs),
-      setTimeout(() => this.#giveUp(), timeoutMs + graceMs),
-    ];
   }
 
   #crashed(error: unknown, during: Activity): void {
@@ -217,6 +202,8 @@ export class Worker {
   }
 
   readonly #emit: Emit = (event: WorkerEvent) => {
+    // A statement that was given up may still answer.
+    if (this.#state === "stopped") return;
     try {
       this.#settings.onEvent(event);
     } catch (error) {
