@@ -4,7 +4,7 @@ import { LedgerError, type LedgerErrorCode } from "../errors.ts";
 import type { Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
 import { retrying } from "./retry.ts";
-import { driverFacts, isDriverError } from "./sqlstate.ts";
+import { isConnectionError, isDriverError } from "./sqlstate.ts";
 import { reading } from "./statement.ts";
 
 /**
@@ -18,21 +18,28 @@ export async function inTransaction<T>(executor: Executor, body: (executor: Exec
 
 async function ownTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
   let committing = false;
+  let thrown: { readonly error: unknown } | undefined;
   try {
     return await executor.handle
       .transaction()
       .setIsolationLevel("read committed")
       .execute(async (trx) => {
         const own: Executor = { ...executor, handle: trx, transaction: "own", health: { failed: false } };
-        const result = await body(own);
-        // Kysely before 0.29.8 takes the server's ROLLBACK for a commit.
-        if (own.health.failed) throw new LedgerError("db.transaction_aborted");
-        committing = true;
-        return result;
+        try {
+          const result = await body(own);
+          // Kysely before 0.29.8 takes the server's ROLLBACK for a commit.
+          if (own.health.failed) throw new LedgerError("db.transaction_aborted");
+          committing = true;
+          return result;
+        } catch (error) {
+          thrown = { error };
+          throw error;
+        }
       });
-  } catch (error) {
-    if (committing && driverFacts(error).connectionLost)
-      throw new LedgerError("db.commit_unconfirmed", { cause: error });
+  } catch (last) {
+    // On a broken connection Kysely's rollback fails too, and its error takes the place of the first.
+    const error = thrown === undefined ? last : thrown.error;
+    if (committing && isConnectionError(error)) throw new LedgerError("db.commit_unconfirmed", { cause: error });
     throw isDriverError(error) ? failure(error, executor, false) : error;
   }
 }
