@@ -285,6 +285,7 @@ test("a step finds the outputs of its prerequisites, and jobs without steps cost
       ],
     });
     await worker.count("succeeded", 3);
+    await worker.worker.stop();
   });
 
   expect(await ledger.runs.getResult(run.id, { scope: everywhere })).toBe(11);
@@ -319,7 +320,7 @@ test("outcomes of the same moment are stored by one statement", async () => {
   expect(statements.filter((text) => text.includes("settle_attempts"))).toHaveLength(1);
 });
 
-test("no more handlers run at once than concurrency allows, and every job runs once", async () => {
+test("a backlog is worked off without a poll, each job once, and never more at once than concurrency allows", async () => {
   const jobs = Array.from({ length: 200 }, (_, n) => ({ type: "many", payload: n }));
   await ledger.jobs.enqueueMany(jobs);
   const ran: unknown[] = [];
@@ -327,6 +328,7 @@ test("no more handlers run at once than concurrency allows, and every job runs o
   const worker = await startWorker({
     ledger,
     concurrency: 7,
+    pollIntervalMs: 3_600_000,
     handlers: [
       handle("many", async ({ payload }) => {
         running += 1;

@@ -34,7 +34,7 @@ test("stop waits for running handlers and stores their outcomes", async () => {
 });
 
 test("stop gives claims back that were not started, without using an attempt", async () => {
-  const [warm, blocked, finish] = [gate(), gate(), gate()];
+  const [blocked, finish] = [gate(), gate()];
   await ledger.jobs.enqueue("buffered", "warm");
   const { worker, event } = await startWorker({
     ledger,
@@ -50,7 +50,6 @@ test("stop gives claims back that were not started, without using an attempt", a
     ],
   });
   await event("succeeded");
-  warm.open();
   const jobs = await ledger.jobs.enqueueMany(
     Array.from({ length: 4 }, (_, n) => ({ type: "buffered", payload: n, priority: 100 - n })),
   );
@@ -103,8 +102,14 @@ test("after its timeout stop aborts the signals with shutdown, and what then thr
   expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ status: "PENDING", attempt: 1 });
 });
 
+/** What would keep the process alive. */
+function timers(): number {
+  return process.getActiveResourcesInfo().filter((kind) => kind === "Timeout" || kind === "Immediate").length;
+}
+
 test("a handler that does not end is left behind, and its late outcome is not stored", async () => {
   const { id } = await ledger.jobs.enqueue("immortal", {});
+  const before = timers();
   const [started, finish, returned] = [gate(), gate(), gate()];
   const { worker, events } = await startWorker({
     ledger,
@@ -120,6 +125,7 @@ test("a handler that does not end is left behind, and its late outcome is not st
   await worker.stop({ timeoutMs: 0, graceMs: 0 });
 
   expect(events.at(-1)).toMatchObject({ type: "stopped", abandoned: [{ jobId: id }] });
+  expect(timers()).toBeLessThanOrEqual(before);
   finish.open();
   await returned.opened;
   expect(events.at(-1)).toMatchObject({ type: "stopped" });
@@ -152,8 +158,7 @@ test("an event handler that throws ends the worker", async () => {
 });
 
 test("a stopped worker sends nothing and holds no timer", async () => {
-  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout" || kind === "Immediate");
-  const before = timers().length;
+  const before = timers();
   const listening = ledgerOn(database, { listen: true });
   const { worker, event } = await startWorker({
     ledger: listening,
@@ -165,7 +170,7 @@ test("a stopped worker sends nothing and holds no timer", async () => {
   await event("succeeded");
   await worker.stop();
 
-  expect(timers().length).toBeLessThanOrEqual(before);
+  expect(timers()).toBeLessThanOrEqual(before);
   const { statements } = await database.record(() => sql`select pg_sleep(0.2)`.execute(database.db));
   expect(statements).toHaveLength(1);
 });
