@@ -1,5 +1,5 @@
 /** Row locks of a run, each kind in one statement and in id order, by LOCKS.md §2. */
-import type { QueryCreator } from "kysely";
+import type { ExpressionBuilder, QueryCreator } from "kysely";
 import { toDate, toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import type { Placeholders } from "../database/parameters.ts";
@@ -91,8 +91,10 @@ export async function lockRunForUpdate(executor: Executor, runId: string, scope:
   };
 }
 
-function liveStepJobs(db: QueryCreator<LedgerTables>, p: RunPlaceholders) {
-  return db
+type Tables = ExpressionBuilder<LedgerTables, never>;
+
+function liveStepJobs(tables: Tables, p: RunPlaceholders) {
+  return tables
     .selectFrom("job_queue as q")
     .select("q.id")
     .where("q.id", "in", (eb) =>
@@ -108,8 +110,8 @@ function liveStepJobs(db: QueryCreator<LedgerTables>, p: RunPlaceholders) {
     .forUpdate("q");
 }
 
-function stepsOfRun(db: QueryCreator<LedgerTables>, p: RunPlaceholders) {
-  return db
+function stepsOfRun(tables: Tables | QueryCreator<LedgerTables>, p: RunPlaceholders) {
+  return tables
     .selectFrom("workflow_steps as s")
     .innerJoin("workflow_runs as r", "r.id", "s.run_id")
     .where("s.run_id", "=", p.runId)
@@ -118,17 +120,20 @@ function stepsOfRun(db: QueryCreator<LedgerTables>, p: RunPlaceholders) {
     .forUpdate("s");
 }
 
-// Counted outside of the locking query, which may not aggregate: ten thousand ids stay on the server.
+// Counted outside of the locking query, which may not aggregate: ten thousand ids stay on the server. Through a
+// callback: Kysely 0.28 cannot put a schema to the FOR UPDATE of a query that has one already.
 const stepJobs = reading("lock_workflow_step_jobs_for_update", runParameters, (db, p) =>
-  db.selectFrom(liveStepJobs(db, p).as("locked")).select((eb) => eb.fn.countAll().as("count")),
+  db.selectFrom((tables) => liveStepJobs(tables, p).as("locked")).select((eb) => eb.fn.countAll().as("count")),
 );
 
 const stepJobsNoWait = reading("lock_workflow_step_jobs_for_update_nowait", runParameters, (db, p) =>
-  db.selectFrom(liveStepJobs(db, p).noWait().as("locked")).select((eb) => eb.fn.countAll().as("count")),
+  db.selectFrom((tables) => liveStepJobs(tables, p).noWait().as("locked")).select((eb) => eb.fn.countAll().as("count")),
 );
 
 const stepRows = reading("lock_workflow_step_rows_for_update", runParameters, (db, p) =>
-  db.selectFrom(stepsOfRun(db, p).select("s.id").as("locked")).select((eb) => eb.fn.countAll().as("count")),
+  db
+    .selectFrom((tables) => stepsOfRun(tables, p).select("s.id").as("locked"))
+    .select((eb) => eb.fn.countAll().as("count")),
 );
 
 const steps = reading("lock_workflow_steps_for_update", runParameters, (db, p) =>
