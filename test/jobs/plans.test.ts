@@ -86,7 +86,7 @@ const claims: readonly [string, { types?: string[]; limit: number }, number][] =
   ["one job of any type", { limit: 1 }, 250],
   ["50 jobs of any type", { limit: 50 }, 2500],
   ["500 jobs of any type", { limit: 500 }, 17_000],
-  ["50 jobs of one type", { limit: 50, types: ["bulk-1"] }, 1500],
+  ["50 jobs of one type", { limit: 50, types: ["bulk-1"] }, 2000],
   ["50 jobs of one type whose first lane is all in the future", { limit: 50, types: ["bulk-0"] }, 2000],
   ["50 jobs of three types", { limit: 50, types: ["bulk-1", "bulk-2", "bulk-3"] }, 2000],
   ["the few jobs of a rare type", { limit: 50, types: ["rare"] }, 700],

@@ -267,6 +267,8 @@ test.each(["granted", "given up"])("a pooled connection is clean after a wait th
   const id = v7();
   const [holder, trx] = [await holding(id), await begin()];
   const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(trx);
+  // The caller's own setting is local too: put back any other way, it would outlive the transaction.
+  await sql`set local lock_timeout = '1h'`.execute(trx);
 
   const locking = codeOf(() => lockRunReleaseShared(executorOf(trx, end === "granted" ? 5000 : 20), [id]));
   if (end === "granted") {
