@@ -43,7 +43,7 @@ export async function getResult(
   const first = await look();
   if (first !== undefined) return first.result;
   if (timeoutMs === 0) throw new LedgerError("workflow.result_wait_timeout");
-  const changes = await Changes.of(listener, runsChannel(executor.schema), id);
+  const changes = new Changes(listener, runsChannel(executor.schema), id);
   try {
     for (;;) {
       const left = deadline - performance.now();
@@ -87,23 +87,22 @@ class Changes {
   #announced = false;
   #wake: (() => void) | undefined;
 
-  static async of(listener: Listener | null, channel: string, runId: string): Promise<Changes> {
-    const changes = new Changes(listener, channel, runId);
-    // Announcements before LISTEN are lost, so the first wait is none: the run may have ended since the first look.
-    if (listener !== null) await listener.ready();
-    changes.#announced = listener !== null;
-    return changes;
-  }
-
-  private constructor(listener: Listener | null, channel: string, runId: string) {
+  constructor(listener: Listener | null, channel: string, runId: string) {
     this.listening = listener !== null;
     this.#unsubscribe =
       listener?.subscribe(channel, (payload) => {
         // Without a payload after a gap: anything may have been announced meanwhile.
-        if (payload !== null && payload !== runId) return;
-        this.#announced = true;
-        this.#wake?.();
+        if (payload === null || payload === runId) this.#announce();
       }) ?? (() => {});
+    // What was announced before LISTEN is lost, so LISTEN itself counts as an announcement: the run may
+    // have ended since the first look. It is not waited for; the connection may never be made.
+    const announce = () => this.#announce();
+    listener?.ready().then(announce, announce);
+  }
+
+  #announce(): void {
+    this.#announced = true;
+    this.#wake?.();
   }
 
   /** Resolves at the next announcement, or after the given time. */
