@@ -266,7 +266,8 @@ class Runs {
   /** The result step's output, once the run has succeeded; typed when the workflow's definition is given. */
   getResult<Result>(
     runId: string,
-    options: ResultOptions & { readonly workflow: WorkflowDefinition<string, never, Result> },
+    // Without its input's type, which stands in both directions and would fit no other workflow's.
+    options: ResultOptions & { readonly workflow: Pick<WorkflowDefinition<string, never, Result>, "type" | "result"> },
   ): Promise<Result>;
   getResult(runId: string, options: ResultOptions): Promise<JsonValue>;
   getResult(runId: string, options: ResultOptions): Promise<unknown> {
