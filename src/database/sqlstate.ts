@@ -54,6 +54,9 @@ const bySqlstate: Readonly<Record<string, LedgerErrorCode>> = {
   "53300": "db.unavailable",
   "25P02": "db.transaction_aborted",
   "42501": "db.forbidden",
+  // While connecting: the database takes no connections, or is not there (yet).
+  "55000": "db.unavailable",
+  "3D000": "db.unavailable",
   "3F000": "schema.missing",
   "42P01": "schema.missing",
   "42703": "schema.missing",
@@ -64,6 +67,7 @@ const byClass: Readonly<Record<string, LedgerErrorCode>> = {
   "08": "db.unavailable",
   "22": "db.value_rejected",
   "23": "db.constraint_violated",
+  "28": "db.forbidden",
   "53": "db.unavailable",
   "57": "db.unavailable",
 };

@@ -45,7 +45,8 @@ function settled([result]: readonly SettleResult[]): SettledJob {
  * Settles many attempts of any jobs and runs and answers in their order; each item has its own
  * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
  * a transaction. In a caller's transaction two more round trips, for its level and a savepoint. An error
- * that concerns all of a group (the database is gone) is thrown.
+ * that concerns all of a group (the database is gone) is thrown, and so is bad input of any item
+ * (`payload.not_json`, `input.invalid`), before anything is written.
  */
 export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
   const outcomes = settlements.map(prepareOutcome);

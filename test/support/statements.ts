@@ -18,6 +18,8 @@ export function recordingPool(config: pg.PoolConfig): RecordingPool {
   const pool = new pg.Pool(config);
   pool.on("error", () => {});
   pool.on("connect", (client) => {
+    // A connection that breaks while it is in use tells the query, and this event too.
+    client.on("error", () => {});
     const query = client.query;
     client.query = new Proxy(query, {
       apply: (target, self, args: unknown[]) => {
