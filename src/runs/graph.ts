@@ -48,6 +48,12 @@ export interface StepDependencies<Success extends Refs = Refs, Terminal extends 
   readonly onTerminal?: Terminal;
 }
 
+/** What an external gate waits for, and what it hands to its dependents. */
+export interface GateOptions<Output> extends StepDependencies {
+  /** Carries the output's type, as `typed<T>()`; what completes the gate is not checked. */
+  readonly output?: StandardSchemaV1<unknown, Output>;
+}
+
 /** The outputs that a step finds: of an ON_TERMINAL prerequisite only when it succeeded. */
 export type OutputsOf<Success extends Refs, Terminal extends Refs> = {
   readonly [R in Success[number] as R["key"]]: R extends StepRef<string, infer Output> ? Output : never;
@@ -69,7 +75,7 @@ export type StepOptions<Success extends Refs, Terminal extends Refs> = StepDepen
  * ```ts
  * const graph = new WorkflowBuilder("order");
  * const reserve = graph.job("reserve", reserveStock, { orderId });
- * const approved = graph.external<Approval>("approve", { onSuccess: [reserve] });
+ * const approved = graph.external("approve", { output: typed<Approval>(), onSuccess: [reserve] });
  * graph.result(graph.job("charge", chargeCard, { orderId }, { onSuccess: [reserve, approved] }));
  * ```
  */
@@ -112,12 +118,12 @@ export class WorkflowBuilder {
     return { key };
   }
 
-  /** Adds an external gate: it waits until somebody completes it, with an output of this type. */
+  /** Adds an external gate: it waits until somebody completes it. */
   external<Output = unknown, const Key extends string = string>(
     key: Key,
-    dependencies: StepDependencies = {},
+    options: GateOptions<Output> = {},
   ): StepRef<Key, Output> {
-    this.#steps.push({ key, dependencies: dependenciesOf(dependencies) });
+    this.#steps.push({ key, dependencies: dependenciesOf(options) });
     return { key };
   }
 
