@@ -51,6 +51,7 @@ export {
   type DefineWorkflowOptions,
   type DependencySpec,
   defineWorkflow,
+  type GateOptions,
   type GraphSpec,
   type StepDependencies,
   type StepJobSpec,
