@@ -205,7 +205,7 @@ describe("the builder", () => {
   test("makes plain data, with ON_SUCCESS and ON_TERMINAL named in the call", () => {
     const graph = new WorkflowBuilder("order");
     const reserved = graph.job("reserve", reserve, undefined);
-    const approved = graph.external<{ by: string }>("approve", { onSuccess: [reserved] });
+    const approved = graph.external("approve", { output: typed<{ by: string }>(), onSuccess: [reserved] });
     const paid = graph.job(
       "charge",
       charge,
