@@ -11,7 +11,7 @@ test.each(statements)("%s", (_name, statement) => {
 
 test("a statement names its schema everywhere, and no other", () => {
   for (const [, statement] of statements) {
-    expect(statement.compile("elsewhere").sql).not.toContain("runledger\".");
+    expect(statement.compile("elsewhere").sql).not.toContain('runledger".');
   }
 });
 
