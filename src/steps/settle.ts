@@ -18,7 +18,7 @@ import { endStepJobs } from "./cascade.ts";
 
 /**
  * Completes a job, and with it its step: dependents are released in the same commit. One round trip
- * where no lock has to be waited for and no dependent is cancelled, else those of `endStepJobs`. Throws
+ * where no lock has to be waited for and no dependent is cancelled, else those of `endStepJobs` too. Throws
  * `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `input.invalid`,
  * `workflow.terminal_completion_unsupported_isolation`.
  */
