@@ -1,0 +1,187 @@
+/** Round trips of each function of runs and steps, as their doc comments have them: alone, and in the caller's transaction. */
+import { expect, test } from "@jest/globals";
+import type { ClaimedJob, Ledger } from "../../src/index.ts";
+import { expectInvariants } from "../invariants.ts";
+import { createTestDatabase } from "../support/database.ts";
+import { codeOf, failure, globally, graphOf, ledgerOf, TestRun } from "./fixtures.ts";
+
+const database = await createTestDatabase({ max: 3 });
+const ledger = ledgerOf(database);
+
+type Call = (ledger: Ledger) => Promise<unknown>;
+
+const graph = (size: number) =>
+  graphOf(
+    "counted",
+    Object.fromEntries(Array.from({ length: size }, (_, n) => [`s${n}`, n === 0 ? [] : [`s${n - 1}`]])),
+  );
+let keys = 0;
+const key = () => {
+  keys += 1;
+  return { idempotencyKey: `key-${keys}` };
+};
+const started = (steps: Record<string, string[]>) => TestRun.start(database, ledger, steps);
+const leaseIn = async (steps: Record<string, string[]>): Promise<ClaimedJob> => (await started(steps)).claim("a");
+
+/** What is called, what is prepared for it, statements alone, statements in the caller's transaction. */
+const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone: number, inCallers: number][] = [
+  ["enqueue a run", () => (l) => l.runs.enqueue(graph(3)), 1, 1],
+  ["enqueue a run of 1000 steps", () => (l) => l.runs.enqueue(graph(1000)), 1, 1],
+  ["enqueue 100 runs", () => (l) => l.runs.enqueueMany(Array(100).fill({ graph: graph(2) })), 1, 1],
+  ["enqueue none", () => (l) => l.runs.enqueueMany([]), 0, 0],
+  ["enqueue with a new key", () => (l) => l.runs.enqueue(graph(3), key()), 1, 2],
+  [
+    "enqueue with a key that exists",
+    async () => {
+      const options = key();
+      await ledger.runs.enqueue(graph(3), options);
+      return (l) => l.runs.enqueue(graph(3), options);
+    },
+    2,
+    3,
+  ],
+  [
+    "enqueue 50 runs with new keys",
+    () => (l) => l.runs.enqueueMany(Array.from({ length: 50 }, () => ({ graph: graph(2), ...key() }))),
+    3,
+    2,
+  ],
+  [
+    "enqueue 50 runs with keys that exist",
+    async () => {
+      const requests = Array.from({ length: 50 }, () => ({ graph: graph(2), ...key() }));
+      await ledger.runs.enqueueMany(requests);
+      return (l) => l.runs.enqueueMany(requests);
+    },
+    4,
+    3,
+  ],
+  ["enqueue an invalid graph", () => (l) => codeOf(l.runs.enqueue(graph(0))), 0, 0],
+  ["getStatus", async () => of(await started({ a: [] }), (l, id) => l.runs.getStatus(id, globally.scope)), 1, 1],
+  ["get", async () => of(await started({ a: [], b: ["a"] }), (l, id) => l.runs.get(id, globally.scope)), 2, 2],
+  [
+    "getResult, one look",
+    async () => {
+      const { id } = await TestRun.start(database, ledger, { a: [] }, { result: "a" });
+      return (l) => codeOf(l.runs.getResult(id, globally));
+    },
+    1,
+    1,
+  ],
+  ["cancel", async () => of(await started({ a: [], b: ["a"] }), (l, id) => l.runs.cancel(id, globally)), 13, 12],
+  [
+    "cancel a run that has ended",
+    async () => {
+      const run = await started({ a: [] });
+      await run.succeed("a");
+      return of(run, (l, id) => l.runs.cancel(id, globally));
+    },
+    3,
+    2,
+  ],
+  ["cancel an unknown run", () => (l) => codeOf(l.runs.cancel(crypto.randomUUID(), globally)), 3, 2],
+  ["complete a step", async () => completing(await leaseIn({ a: [], b: ["a"], gate: ["a"] })), 1, 3],
+  ["complete the last step", async () => completing(await leaseIn({ a: [] })), 1, 3],
+  [
+    "complete a step whose dependent is cancelled",
+    async () => {
+      const run = await started({ bad: [], a: [], b: ["bad", "a"], c: ["b"] });
+      await run.fail("bad");
+      return completing(await run.claim("a"));
+    },
+    8,
+    11,
+  ],
+  ["fail a step", async () => failing(await leaseIn({ a: [], b: ["a"], any: ["a?"], c: ["b"] })), 8, 9],
+  ["fail a step without dependents", async () => failing(await leaseIn({ a: [] })), 7, 8],
+  [
+    "fail a step that is tried again",
+    async () => {
+      const job = { type: "again", payload: null, maxAttempts: 5 };
+      await ledger.runs.enqueue({ type: "again", steps: [{ key: "a", dependencies: [], job }], resultStep: null });
+      const [claimed] = await ledger.jobs.claim({ workerId: "w", limit: 1, types: ["again"] });
+      return (l) => l.jobs.fail((claimed as ClaimedJob).lease, { code: "again", message: "again" });
+    },
+    1,
+    2,
+  ],
+  [
+    "settle a batch of successes in ten runs",
+    async () => {
+      const jobs = await Promise.all(Array.from({ length: 10 }, () => leaseIn({ a: [], b: ["a"] })));
+      return (l) => l.jobs.settle(jobs.map(({ lease }) => ({ lease, success: {} })));
+    },
+    1,
+    3,
+  ],
+  [
+    "settle a batch of both in ten runs",
+    async () => {
+      const jobs = await Promise.all(Array.from({ length: 10 }, () => leaseIn({ a: [], b: ["a"] })));
+      return (l) => l.jobs.settle(jobs.map(({ lease }, n) => (n % 2 ? { lease, success: {} } : { lease, failure })));
+    },
+    10,
+    10,
+  ],
+  [
+    "complete an external step",
+    async () => of(await started({ gate: [], b: ["gate"] }), (l, id) => l.steps.complete(id, "gate", globally)),
+    10,
+    9,
+  ],
+  [
+    "complete an external step again",
+    async () => {
+      const run = await started({ gate: [], b: ["gate"] });
+      await ledger.steps.complete(run.id, "gate", globally);
+      return of(run, (l, id) => l.steps.complete(id, "gate", globally));
+    },
+    5,
+    4,
+  ],
+  [
+    "reap steps in five runs",
+    async () => {
+      const jobs = await Promise.all(Array.from({ length: 5 }, () => leaseIn({ a: [], b: ["a"] })));
+      await database.pool.query("update runledger.job_queue set lease_expires_at = '-infinity' where id = any($1)", [
+        jobs.map(({ lease }) => lease.jobId),
+      ]);
+      return (l) => l.jobs.reap();
+    },
+    10,
+    11,
+  ],
+];
+
+test.each(table)("%s", async (_, prepare, alone) => {
+  const call = await prepare();
+  const { statements } = await database.record(() => call(ledger));
+
+  expect(named(statements)).toHaveLength(alone);
+  await expectInvariants(database);
+});
+
+test.each(table)("%s, in the caller's transaction", async (_, prepare, __, inCallers) => {
+  const call = await prepare();
+  const { statements } = await database.record(() => database.db.transaction().execute((trx) => call(ledger.in(trx))));
+
+  expect(named(statements.slice(1, -1))).toHaveLength(inCallers);
+  await expectInvariants(database);
+});
+
+function of(run: TestRun, call: (ledger: Ledger, id: string) => Promise<unknown>): Call {
+  return (l) => call(l, run.id);
+}
+
+function completing({ lease }: ClaimedJob): Call {
+  return (l) => l.jobs.complete(lease);
+}
+
+function failing({ lease }: ClaimedJob): Call {
+  return (l) => l.jobs.fail(lease, failure);
+}
+
+/** The statements' names, so that a wrong count shows what was sent. */
+function named(statements: readonly string[]): string[] {
+  return statements.map((text) => /runledger:(\w+)/.exec(text)?.[1] ?? text);
+}
