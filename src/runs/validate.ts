@@ -1,4 +1,5 @@
 /** Validation of a graph in memory, the first error wins, and the topological order of its steps (FEATURES F-W1). */
+import { dependencyKinds } from "../database/statuses.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
 import type { GraphSpec, StepSpec } from "./graph.ts";
 
@@ -28,9 +29,9 @@ function requireNames({ type, steps }: GraphSpec): void {
     if (isBlank(key)) throw new LedgerError("workflow.invalid_dag_blank_step_key");
     if (job !== undefined && isBlank(job.type)) throw invalid("workflow.invalid_dag_blank_type", key);
   }
-  if (Buffer.byteLength(type) > MAX_KEY_BYTES) {
+  if (Buffer.byteLength(type) > MAX_KEY_BYTES || !isText(type)) {
     throw new LedgerError("workflow.invalid_dag_step_shape", {
-      message: `The workflow type is longer than ${MAX_KEY_BYTES} bytes.`,
+      message: `A workflow type must be text of at most ${MAX_KEY_BYTES} bytes.`,
     });
   }
 }
@@ -45,6 +46,9 @@ function requireShape(step: StepSpec): void {
     new LedgerError("workflow.invalid_dag_step_shape", { message, details: { stepKey: key } });
   if (Buffer.byteLength(key) > MAX_KEY_BYTES || !isText(key)) {
     throw wrong(`A step key must be text of at most ${MAX_KEY_BYTES} bytes.`);
+  }
+  if (!step.dependencies.every(({ kind }) => dependencyKinds.includes(kind))) {
+    throw wrong(`The kind of a dependency is one of ${dependencyKinds.join(", ")}.`);
   }
   if (job === undefined) {
     const settings = ["priority", "maxAttempts", "timeoutSeconds", "payload"].filter((name) => name in step);
