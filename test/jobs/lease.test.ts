@@ -1,5 +1,6 @@
 /** The lease fence (FEATURES F-J5) and what a running attempt writes (F-J6). */
 import { expect, test } from "@jest/globals";
+import { sql } from "kysely";
 import { createLedger, type Lease, type Ledger } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
@@ -138,6 +139,40 @@ test.each(writes)(
     expect(rows).toEqual([{ lock_timeout: "0" }]);
     await ledger.jobs.handBack([lease]);
     await database.pool.query("delete from runledger.job_queue where id = $1", [lease.jobId]);
+  },
+);
+
+const batches: readonly [string, string, (ledger: Ledger, leases: readonly Lease[]) => Promise<unknown>][] = [
+  ["heartbeat", "heartbeat_jobs", (l, leases) => l.jobs.heartbeat(leases)],
+  ["handBack", "hand_back_jobs", (l, leases) => l.jobs.handBack(leases)],
+  ["settle", "settle_attempts", (l, leases) => l.jobs.settle(leases.map((lease) => ({ lease, success: {} })))],
+];
+
+test.each(batches)(
+  "a batch of %s takes its rows in id order, whatever the order of its leases",
+  async (name, marker, call) => {
+    await ledger.jobs.enqueueMany(Array.from({ length: 5 }, () => ({ type: `rows-${name}`, payload: 1 })));
+    const jobs = await ledger.jobs.claim({ workerId: "w", limit: 5, types: [`rows-${name}`] });
+    const ids = jobs.map(({ lease }) => lease.jobId);
+    const holder = await database.connect();
+    await holder.query("begin");
+    await holder.query("select from runledger.job_queue where id = $1 for update", [ids[2]]);
+    const trx = await database.db.startTransaction().execute();
+    // Leases are looked up one after the other, as in a large queue.
+    for (const way of ["hashjoin", "mergejoin", "seqscan"])
+      await sql`set local ${sql.raw(`enable_${way}`)} = off`.execute(trx);
+
+    const calling = call(ledger.in(trx), jobs.map(({ lease }) => lease).reverse());
+    await waitForBackend({ client: database.pool, marker: `/* runledger:${marker} */` });
+
+    const { rows } = await database.pool.query<{ id: string }>(
+      "select id from runledger.job_queue where id = any($1) order by id for update skip locked",
+      [ids],
+    );
+    expect(rows.map(({ id }) => id)).toEqual(ids.slice(3));
+    await holder.query("rollback");
+    await calling;
+    await trx.rollback().execute();
   },
 );
 
