@@ -16,7 +16,8 @@ type AnyKysely = Kysely<any>;
 /**
  * Brings the ledger's schema up to date. Many processes may call it at once: a lock lets one work and
  * the others find nothing left to do. All pending migrations commit together. In a caller's transaction
- * (`db` is one) nothing is committed here. Throws the codes of the database's errors (`db.*`).
+ * (`db` is one) nothing is committed here; that needs Kysely 0.29, else `config.invalid`. Throws the codes of the
+ * database's errors (`db.*`).
  */
 export async function migrate(db: AnyKysely, options: MigrateOptions = {}): Promise<MigrationOutcome> {
   const migrator = await migratorFor(db, options);
@@ -35,7 +36,10 @@ interface MigrationResults {
 }
 
 async function migratorFor(db: AnyKysely, options: MigrateOptions) {
-  const { Migrator } = await loadMigration();
+  const { Migrator, inTransaction } = await loadMigration();
+  if (db.isTransaction && !inTransaction) {
+    throw new LedgerError("config.invalid", { message: "Migrating inside a transaction needs Kysely 0.29." });
+  }
   return new Migrator({ db: db.withoutPlugins(), provider: migrationProvider(options), ...migrationTables(options) });
 }
 
@@ -45,14 +49,15 @@ async function noMigrations() {
 
 type MigrationModule = Pick<typeof import("kysely/migration"), "Migrator" | "NO_MIGRATIONS">;
 
-/** Kysely 0.29 moved its migrator to a subpath that 0.28 does not have. */
-async function loadMigration(): Promise<MigrationModule> {
+/** Kysely 0.29 moved its migrator to a subpath that 0.28 does not have, and lets it run in a transaction. */
+async function loadMigration(): Promise<MigrationModule & { readonly inTransaction: boolean }> {
   try {
-    return await import("kysely/migration");
+    const { Migrator, NO_MIGRATIONS } = await import("kysely/migration");
+    return { Migrator, NO_MIGRATIONS, inTransaction: true };
   } catch (error) {
     const root: Partial<Record<keyof MigrationModule, unknown>> = await import("kysely");
     if (root.Migrator === undefined) throw error;
-    return root as MigrationModule;
+    return { ...(root as MigrationModule), inTransaction: false };
   }
 }
 

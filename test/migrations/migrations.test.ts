@@ -81,15 +81,16 @@ describe.each([
     await useEveryTable(db, "second");
   });
 
-  test("a migration in the caller's transaction goes with it", async () => {
+  test("a migration in the caller's transaction goes with it, or is refused by Kysely 0.28", async () => {
     const db = open(await emptyDatabase());
     const undone = new Error("undone");
+    const outcome = process.env.RUNLEDGER_TEST_KYSELY === "0.28" ? { code: "config.invalid" } : { message: "undone" };
     const attempt = db.transaction().execute(async (trx) => {
       await migrate(trx);
       throw undone;
     });
 
-    await expect(attempt).rejects.toBe(undone);
+    await expect(attempt).rejects.toMatchObject(outcome);
     expect(await objectsIn(db, "runledger")).toEqual([]);
   });
 });
