@@ -67,10 +67,5 @@ export async function rollbackToSavepoint(executor: Executor): Promise<void> {
   executor.health.failed = false;
 }
 
-export async function releaseSavepoint(executor: Executor): Promise<void> {
-  await endSavepoint.execute(executor, {});
-}
-
 const beginSavepoint = reading("savepoint", {}, () => sql<never>`savepoint runledger`);
 const backToSavepoint = reading("rollback_to_savepoint", {}, () => sql<never>`rollback to savepoint runledger`);
-const endSavepoint = reading("release_savepoint", {}, () => sql<never>`release savepoint runledger`);

@@ -5,7 +5,6 @@ import { type ClaimedJob, isLedgerError, type Lease, type Ledger } from "../../s
 import type { TestDatabase } from "../support/database.ts";
 
 export const globally = { global: true } as const;
-export const asAdmin = { admin: true } as const;
 export const unknownId = "0190a5f0-7b1c-7e3a-9f00-0123456789ab";
 
 /** An executor as the ledger makes one, for functions that it does not export. */
