@@ -12,7 +12,7 @@ import { answerGate } from "./gate.ts";
 import { type Publication, sourceReport } from "./graph.ts";
 import { exitCodes, help, type Options, parseOptions, UsageError } from "./options.ts";
 import { isTerminal, watchRun } from "./progress.ts";
-import { requestFor } from "./request.ts";
+import { keyFor, requestFor } from "./request.ts";
 import { type Service, startService, startWorkers } from "./service.ts";
 import { duration, showRun } from "./table.ts";
 import { Terminal } from "./terminal.ts";
@@ -44,7 +44,7 @@ async function main(): Promise<number> {
     return await reported(options);
   } catch (error) {
     if (!interruption.signal.aborted) throw error;
-    terminal.line("Interrupted. The run stays in the database: the same command goes on with it.");
+    terminal.line("Interrupted. The run stays in the database: the command goes on with it (without --again).");
     return exitCodes.interrupted;
   }
 }
@@ -64,13 +64,14 @@ function interrupted(signal: NodeJS.Signals): void {
 }
 
 async function reported(options: Options): Promise<number> {
-  const { input, idempotencyKey } = await requestFor(options);
+  const { input, contentKey } = await requestFor(options);
   const { root, files, bytes } = input.snapshot;
   terminal.line(`${files} files, ${bytes} bytes below ${root}.`);
   const service = await startService(`${options.home}/pg18`);
   terminal.line(`${service.where}.`);
   try {
     interruption.signal.throwIfAborted();
+    const idempotencyKey = await keyFor(service.db, contentKey, options.again);
     const enqueued = await service.ledger.runs.enqueue(sourceReport, input, { idempotencyKey });
     terminal.line(greeting(enqueued));
     if (!isTerminal(enqueued.status)) await carriedOut(service, enqueued.id, options);

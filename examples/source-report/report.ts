@@ -1,6 +1,7 @@
 /** From the facts of the files to a report, and from a report to a file's text. */
 import type { FileFacts } from "./files.ts";
 import type { LanguageTotal, Report, ReportFormat, Snapshot } from "./graph.ts";
+import { printable } from "./terminal.ts";
 
 export function makeReport(snapshot: Snapshot, sources: readonly FileFacts[], unread: Report["unread"]): Report {
   const { root, files, namesHash } = snapshot;
@@ -62,7 +63,7 @@ function table(head: readonly string[], rows: readonly (readonly (string | numbe
 
 /** A path as code, with nothing in it that would end the cell or the line. */
 function code(path: string): string {
-  return `\`${path.replaceAll(/[\r\n`]/g, "?").replaceAll("|", "\\|")}\``;
+  return `\`${printable(path).replaceAll("`", "?").replaceAll("|", "\\|")}\``;
 }
 
 function sum<T>(items: readonly T[], value: (item: T) => number): number {

@@ -12,6 +12,13 @@ export class Terminal {
   readonly #colours = this.#live && !process.env.NO_COLOR && process.env.TERM !== "dumb";
   #shown = false;
 
+  constructor() {
+    // Whoever read this has gone (`| head`): the run goes on all the same.
+    process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EPIPE") throw error;
+    });
+  }
+
   /** Writes a line that stays. */
   line(text = ""): void {
     this.#clear();
