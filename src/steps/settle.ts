@@ -52,12 +52,13 @@ export async function settleJobs(executor: Executor, settlements: readonly Settl
   const outcomes = settlements.map(prepareOutcome);
   const results = new Map<string, SettleResult>();
   const latest = latestOfEachJob(outcomes);
+  const settling = new Set(latest);
   if (latest.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
   const settle = executor.transaction === "none" ? settleApart : settleTogether;
   await settle(executor, latest, results);
-  return outcomes.map((outcome) => (latest.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+  return outcomes.map((outcome) => (settling.has(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
 }
 
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
