@@ -76,6 +76,20 @@ test("payloads are the same exactly when PostgreSQL holds their jsonb equal", as
   );
 });
 
+test("1 and 1.0 are the same to jsonb, and so to a key", async () => {
+  const first = await ledger.jobs.enqueue("numbers", { n: 1 }, { idempotencyKey: "k" });
+  // As a client writes it whose language keeps the zeros.
+  await database.pool.query(
+    "update runledger.job_idempotency_keys set requested = jsonb_set(requested, '{payload,n}', '1.00') where job_id = $1",
+    [first.id],
+  );
+
+  expect(await ledger.jobs.enqueue("numbers", { n: 1 }, { idempotencyKey: "k" })).toEqual({
+    ...first,
+    disposition: "existing",
+  });
+});
+
 test("a changed definition in the database does not turn a retry into a conflict", async () => {
   await ledger.jobs.sync([defineJob("redefined", { priority: 1 })]);
   const first = await ledger.jobs.enqueue("redefined", {}, { idempotencyKey: "k" });
@@ -200,6 +214,38 @@ test("batches that share keys in opposite order neither deadlock nor insert twic
   expect(new Set(result.flat().map(({ id }) => id)).size).toBe(200);
   // Not one of them was tried again.
   expect(statements.filter((text) => text.includes("runledger:enqueue_keyed_jobs"))).toHaveLength(12);
+});
+
+test("a batch takes its keys in their own order, not in that of the requests", async () => {
+  const keys = ["k1", "k2", "k3", "k4", "k5"];
+  const holder = await database.db.startTransaction().execute();
+  await ledger.in(holder).jobs.enqueue("in-order", {}, { idempotencyKey: "k3" });
+
+  const batch = ledger.jobs.enqueueMany(
+    [...keys].reverse().map((idempotencyKey) => ({ type: "in-order", payload: {}, idempotencyKey })),
+  );
+  await waitForBackend({ client: database.pool, marker: "runledger:enqueue_keyed_jobs" });
+
+  // A key that another session is about to take makes who wants it wait: this one for no more than a moment.
+  const impatient = await database.connect();
+  await impatient.query("set lock_timeout = '20ms'");
+  const taken: string[] = [];
+  for (const key of keys) {
+    await impatient.query("begin");
+    const insert =
+      "insert into runledger.job_idempotency_keys (type, key, job_id, requested) values ('in-order', $1, $2, '{}')";
+    await impatient.query(insert, [key, v7()]).catch(() => taken.push(key));
+    await impatient.query("rollback");
+  }
+  expect(taken).toEqual(["k1", "k2", "k3"]);
+  await holder.commit().execute();
+  expect((await batch).map(({ disposition }) => disposition)).toEqual([
+    "inserted",
+    "inserted",
+    "existing",
+    "inserted",
+    "inserted",
+  ]);
 });
 
 test("a batch may name one key twice: the second request gets the first one's job", async () => {
