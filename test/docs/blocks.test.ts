@@ -10,7 +10,8 @@ import { testServer } from "../support/database.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
 const run = promisify(execFile);
-const pages = ["README.md", ...(await readdir(join(ROOT, "docs"))).map((name) => join("docs", name))];
+const guides = (await readdir(join(ROOT, "docs"))).filter((name) => name.endsWith(".md"));
+const pages = ["README.md", ...guides.map((name) => join("docs", name))];
 
 test("every block of TypeScript compiles", async () => {
   await inFolder(async (folder) => {
