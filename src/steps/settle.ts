@@ -13,6 +13,7 @@ import {
   type Success,
 } from "../jobs/outcome.ts";
 import { settleAttempts } from "../jobs/settle.ts";
+import { withBoundedWait } from "../locks/wait.ts";
 import { advance } from "./advance.ts";
 import { endStepJobs } from "./cascade.ts";
 
@@ -44,21 +45,20 @@ function settled([result]: readonly SettleResult[]): SettledJob {
 /**
  * Settles many attempts of any jobs and runs and answers in their order; each item has its own
  * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
- * a transaction. In a caller's transaction two more round trips, for its level and a savepoint. An error
- * that concerns all of a group (the database is gone) is thrown, and so is bad input of any item
- * (`payload.not_json`, `input.invalid`), before anything is written.
+ * a transaction. In a caller's transaction jobs of runs take four more round trips: for its level, a
+ * savepoint, and the bound of the waits. An error that concerns all of a group (the database is gone) is
+ * thrown, and so is bad input of any item (`payload.not_json`, `input.invalid`), before anything is written.
  */
 export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
   const outcomes = settlements.map(prepareOutcome);
   const results = new Map<string, SettleResult>();
   const latest = latestOfEachJob(outcomes);
-  const settling = new Set(latest);
   if (latest.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
   const settle = executor.transaction === "none" ? settleApart : settleTogether;
   await settle(executor, latest, results);
-  return outcomes.map((outcome) => (settling.has(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+  return outcomes.map((outcome) => (latest.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
 }
 
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
@@ -81,6 +81,17 @@ async function settleApart(
  * one pass in the order of LOCKS.md §3.
  */
 async function settleTogether(
+  executor: Executor,
+  outcomes: readonly PreparedOutcome[],
+  results: Map<string, SettleResult>,
+): Promise<void> {
+  const inOrder = () => settleInOrder(executor, outcomes, results);
+  const touchesRuns = outcomes.some(({ lease }) => lease.workflowRunId !== null);
+  // In a transaction of the ledger's own each statement bounds its waits itself.
+  return executor.transaction === "caller" && touchesRuns ? withBoundedWait(executor, inOrder) : inOrder();
+}
+
+async function settleInOrder(
   executor: Executor,
   outcomes: readonly PreparedOutcome[],
   results: Map<string, SettleResult>,
