@@ -8,6 +8,7 @@ import type { Lease } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { validInteger } from "../jobs/request.ts";
 import { settleExpiredAttempts } from "../jobs/settle.ts";
+import { withBoundedWait } from "../locks/wait.ts";
 import { endStepJobs } from "./cascade.ts";
 
 export interface ReapOptions {
@@ -82,7 +83,9 @@ async function settleAll(executor: Executor, outcomes: readonly PreparedOutcome[
   tally.returned += attempts.filter(({ state }) => state === "PENDING").length;
   tally.deadLettered += attempts.filter(({ state }) => state === "DEAD_LETTERED").length;
   const ending = outcomes.filter(({ lease }) => stepEnds.has(lease.jobId));
-  if (ending.length > 0) tally.deadLettered += (await endStepJobs(executor, ending, "expired")).size;
+  if (ending.length === 0) return;
+  const end = () => endStepJobs(executor, ending, "expired");
+  tally.deadLettered += (await (executor.transaction === "caller" ? withBoundedWait(executor, end) : end())).size;
 }
 
 function expiredOutcome(row: Awaited<ReturnType<typeof expired.execute>>[number]): PreparedOutcome {
