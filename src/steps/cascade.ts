@@ -13,7 +13,7 @@ import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } f
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { lockRunReleaseShared } from "../locks/release.ts";
-import { boundedHere, withBoundedWait } from "../locks/wait.ts";
+import { boundedHere } from "../locks/wait.ts";
 import { applyResolution, type StepEnding } from "./apply.ts";
 import { type EndingStep, lockAndResolve } from "./closure.ts";
 
@@ -24,17 +24,15 @@ export type LeaseState = "live" | "expired";
  * Ends the jobs and their steps and answers with the ids of the jobs whose lease was held; the others
  * are untouched. In a transaction of its own, where no lock is waited for, seven round trips: one less
  * when nothing depends on the steps, one more for several runs. Throws `workflow.release_conflict` with
- * nothing written when the wait for a release lock was too long.
+ * nothing written when the wait for a release lock was too long. In a caller's transaction the bound of
+ * the waits is the caller's to set.
  */
 export async function endStepJobs(
   executor: Executor,
   outcomes: readonly PreparedOutcome[],
   leases: LeaseState,
 ): Promise<Set<string>> {
-  return inTransaction(executor, async (trx) => {
-    if (trx.transaction === "caller") return withBoundedWait(trx, () => endHeld(trx, outcomes, leases));
-    return endHeld(trx, outcomes, leases);
-  });
+  return inTransaction(executor, (trx) => endHeld(trx, outcomes, leases));
 }
 
 async function endHeld(trx: Executor, outcomes: readonly PreparedOutcome[], leases: LeaseState): Promise<Set<string>> {
