@@ -193,7 +193,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.complete(lease)
       )(await stepLease()),
     1,
-    3,
+    5,
   ],
 ];
 

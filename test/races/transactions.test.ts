@@ -1,7 +1,7 @@
 /** Completions inside a caller's transaction keep to the order of locks too, however many statements they take. */
-import { afterEach, expect, test } from "@jest/globals";
+import { afterEach, describe, expect, test } from "@jest/globals";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
-import { failure, holding, ledgerOf, openTransaction, TestRun } from "../runs/fixtures.ts";
+import { codeOf, failure, holding, ledgerOf, openTransaction, TestRun } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
 
@@ -104,4 +104,29 @@ test("batches that touch two runs in opposite order, each with a success and a f
     [{ ok: true }, { ok: true }],
     [{ ok: true }, { ok: true }],
   ]);
+});
+
+describe("a completion in a caller's transaction waits no longer than the bound for", () => {
+  const rows: [string, string][] = [
+    ["its job", "select from runledger.job_queue where workflow_run_id = $1 for update"],
+    ["a step", "select from runledger.workflow_steps where run_id = $1 for update"],
+    ["the run", "select from runledger.workflow_runs where id = $1 for update"],
+  ];
+  test.each(rows)("%s", async (_, lock) => {
+    const run = await TestRun.start(database, ledger, { a: [], next: ["a"] });
+    const { lease } = await run.claim("a");
+    const holder = await holding(database, [lock, [run.id]]);
+    const impatient = ledgerOf(database, { lockWaitMs: 40 });
+
+    for (const settlement of [
+      { lease, success: {} },
+      { lease, failure },
+    ]) {
+      const settling = database.db.transaction().execute((trx) => impatient.in(trx).jobs.settle([settlement]));
+      expect(await codeOf(settling)).toBe("db.lock_timeout");
+    }
+
+    await holder.query("rollback");
+    expect(await run.statuses()).toEqual({ a: "ENQUEUED", next: "BLOCKED" });
+  });
 });

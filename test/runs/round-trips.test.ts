@@ -80,8 +80,8 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     2,
   ],
   ["cancel an unknown run", () => (l) => codeOf(l.runs.cancel(crypto.randomUUID(), globally)), 3, 2],
-  ["complete a step", async () => completing(await leaseIn({ a: [], b: ["a"], gate: ["a"] })), 1, 3],
-  ["complete the last step", async () => completing(await leaseIn({ a: [] })), 1, 3],
+  ["complete a step", async () => completing(await leaseIn({ a: [], b: ["a"], gate: ["a"] })), 1, 5],
+  ["complete the last step", async () => completing(await leaseIn({ a: [] })), 1, 5],
   [
     "complete a step whose dependent is cancelled",
     async () => {
@@ -103,7 +103,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       return (l) => l.jobs.fail((claimed as ClaimedJob).lease, { code: "again", message: "again" });
     },
     1,
-    2,
+    4,
   ],
   [
     "settle a batch of successes in ten runs",
@@ -112,7 +112,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       return (l) => l.jobs.settle(jobs.map(({ lease }) => ({ lease, success: {} })));
     },
     1,
-    3,
+    5,
   ],
   [
     "settle a batch of both in ten runs",
