@@ -116,10 +116,22 @@ const expired = reading("expired_leases", { limit: "int4" }, (db, p) =>
     .limit(p.limit),
 );
 
+// Only leases that are still expired: somebody else may have settled a job meanwhile, and its next worker's
+// lease must not be cut short. A row that is held is left for the next reap.
 const setAside = writing("set_aside_leases", { ids: "uuid[]", seconds: "int4" }, (db, p) =>
   db
     .updateTable("job_queue as q")
-    .where(sql<boolean>`q.id = any(${p.ids})`)
-    .where("q.status", "=", "LEASED")
+    .where((eb) => {
+      const stuck = eb
+        .selectFrom("job_queue as stuck")
+        .select("stuck.id")
+        .where(sql<boolean>`stuck.id = any(${p.ids})`)
+        .where("stuck.status", "=", "LEASED")
+        .where("stuck.lease_expires_at", "<=", sql<Date>`clock_timestamp()`)
+        .orderBy("stuck.id")
+        .forUpdate("stuck")
+        .skipLocked();
+      return sql<boolean>`q.id = any(array(${stuck}))`;
+    })
     .set({ lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.seconds})` }),
 );
