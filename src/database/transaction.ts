@@ -1,6 +1,6 @@
 /** The one place that begins transactions, and notices what became of their commit. */
 import { sql } from "kysely";
-import { LedgerError, type LedgerErrorCode } from "../errors.ts";
+import { isLedgerError, LedgerError, type LedgerErrorCode } from "../errors.ts";
 import type { Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
 import { retrying } from "./retry.ts";
@@ -65,6 +65,21 @@ export async function savepoint(executor: Executor): Promise<void> {
 export async function rollbackToSavepoint(executor: Executor): Promise<void> {
   await backToSavepoint.execute(executor, {});
   executor.health.failed = false;
+}
+
+/**
+ * A caller's transaction may go on after an error of ours: what `body` had written until then is taken
+ * back, so that it did all or nothing. One round trip there, none elsewhere.
+ */
+export async function allOrNothing<T>(executor: Executor, body: () => Promise<T>): Promise<T> {
+  if (executor.transaction !== "caller") return body();
+  await savepoint(executor);
+  try {
+    return await body();
+  } catch (error) {
+    if (isLedgerError(error) && error.sqlstate === undefined) await rollbackToSavepoint(executor);
+    throw error;
+  }
 }
 
 const beginSavepoint = reading("savepoint", {}, () => sql<never>`savepoint runledger`);

@@ -5,8 +5,8 @@ import type { Executor } from "../database/executor.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
-import { inTransaction, requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
-import { isLedgerError, LedgerError } from "../errors.ts";
+import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { LedgerError } from "../errors.ts";
 import {
   type EnqueuedJob,
   type EnqueueOptions,
@@ -34,23 +34,7 @@ export async function enqueueKeyed(
   await requireReadCommitted(executor, "job.enqueue_idempotency_unsupported_isolation");
   // A single job whose key exists has written nothing, so there is nothing to take back.
   if (jobs.length === 1) return takeOrFind(executor, jobs, options);
-  return inTransaction(executor, (trx) => takeOrFindAll(trx, jobs, options));
-}
-
-/** A caller's transaction may go on after a conflict: what was inserted before it was found is taken back. */
-async function takeOrFindAll(
-  executor: Executor,
-  jobs: readonly PreparedJob[],
-  options: EnqueueOptions,
-): Promise<EnqueuedJob[]> {
-  if (executor.transaction !== "caller") return takeOrFind(executor, jobs, options);
-  await savepoint(executor);
-  try {
-    return await takeOrFind(executor, jobs, options);
-  } catch (error) {
-    if (isLedgerError(error) && error.code === "job.idempotency_conflict") await rollbackToSavepoint(executor);
-    throw error;
-  }
+  return inTransaction(executor, (trx) => allOrNothing(trx, () => takeOrFind(trx, jobs, options)));
 }
 
 async function takeOrFind(

@@ -6,7 +6,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import type { DependencyKind } from "../database/statuses.ts";
 import { decodeRunStatus, type RunStatus, type StepKind, type StepStatus } from "../database/statuses.ts";
-import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
@@ -28,8 +28,8 @@ export interface EnqueuedRun {
 /**
  * Enqueues runs, all or none, and answers in the order of the requests; their root steps become
  * runnable at once. One round trip; one more when an idempotency key exists already, two more for a
- * transaction around several runs of which some have keys, and one in a caller's transaction for its
- * level. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
+ * transaction around several runs of which some have keys; in a caller's transaction one for its level,
+ * and one for a savepoint around several. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
  * `payload.not_json`, `payload.invalid`, `workflow.enqueue_idempotency_unsupported_isolation`.
  */
 export async function enqueueRuns(executor: Executor, requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
@@ -40,7 +40,7 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
   await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
   // A single run whose key exists has written nothing, so there is nothing to take back.
   if (runs.length === 1) return takeOrFind(executor, runs);
-  return inTransaction(executor, (trx) => takeOrFind(trx, runs));
+  return inTransaction(executor, (trx) => allOrNothing(trx, () => takeOrFind(trx, runs)));
 }
 
 async function takeOrFind(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {

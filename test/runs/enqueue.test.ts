@@ -290,6 +290,21 @@ describe("an idempotency key", () => {
     expect(await runsOf("conflict")).toBe(1);
   });
 
+  test("that conflicts is taken back from a caller's transaction that goes on", async () => {
+    await ledger.runs.enqueue(graph("conflict-inside"), { idempotencyKey: "old-inside" });
+    await database.db.transaction().execute(async (trx) => {
+      const requests = [
+        { graph: graph("conflict-inside"), idempotencyKey: "new-inside" },
+        { graph: { ...graph("conflict-inside"), resultStep: "a" }, idempotencyKey: "old-inside" },
+      ];
+      await expect(ledger.in(trx).runs.enqueueMany(requests)).rejects.toMatchObject({
+        code: "workflow.enqueue_conflicting_retry",
+      });
+    });
+
+    expect(await runsOf("conflict-inside")).toBe(1);
+  });
+
   test("shared by batches in opposite order stops neither of them", async () => {
     const batch = (keys: string[]) => keys.map((key) => ({ graph: graph("opposite"), idempotencyKey: key }));
     const keys = Array.from({ length: 20 }, (_, n) => `k${n}`);

@@ -44,7 +44,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     "enqueue 50 runs with new keys",
     () => (l) => l.runs.enqueueMany(Array.from({ length: 50 }, () => ({ graph: graph(2), ...key() }))),
     3,
-    2,
+    3,
   ],
   [
     "enqueue 50 runs with keys that exist",
@@ -54,7 +54,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       return (l) => l.runs.enqueueMany(requests);
     },
     4,
-    3,
+    4,
   ],
   ["enqueue an invalid graph", () => (l) => codeOf(l.runs.enqueue(graph(0))), 0, 0],
   ["getStatus", async () => of(await started({ a: [] }), (l, id) => l.runs.getStatus(id, globally.scope)), 1, 1],
