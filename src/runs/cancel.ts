@@ -110,6 +110,12 @@ const cancel = writing("cancel_workflow_run", { id: "uuid", reason: "text?", not
         ]),
     )
     .with("appended", (qb) => appendEnded(qb))
+    // Few: only the leased ones. Looked up in all ended jobs, each step of a wide run would scan them all.
+    .with(
+      (cte) => cte("started").materialized(),
+      (qb) =>
+        qb.selectFrom("ended as e").where("e.leased_at", "is not", null).select(["e.workflow_step_id", "e.leased_at"]),
+    )
     .with("canceled", (qb) =>
       qb
         .updateTable("workflow_steps as s")
@@ -118,7 +124,7 @@ const cancel = writing("cancel_workflow_run", { id: "uuid", reason: "text?", not
         .set({
           status: sql<StepStatus>`'CANCELED'::${sql.id(schema, "step_status")}`,
           reason: p.reason,
-          started_at: sql<Date | null>`(select e.leased_at from ended as e where e.workflow_step_id = s.id)`,
+          started_at: sql<Date | null>`(select e.leased_at from started as e where e.workflow_step_id = s.id)`,
           // A cancelled step that was never released has its prerequisites still pending.
           ended_at: sql<Date>`clock_timestamp()`,
         })
