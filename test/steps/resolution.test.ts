@@ -1,6 +1,7 @@
 /** What follows when a step ends: releases, cancelled dependents, the run's status (FEATURES F-W3, F-W4). */
 import { afterEach, describe, expect, test } from "@jest/globals";
 import type { ClaimedJob, GraphSpec, SettleResult } from "../../src/index.ts";
+import { runReleaseKey } from "../../src/locks/key.ts";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
 import {
   codeOf,
@@ -8,6 +9,7 @@ import {
   errorOf,
   failure,
   globally,
+  holding,
   ledgerOf,
   openTransaction,
   raw,
@@ -344,6 +346,27 @@ describe("a batch", () => {
       "job.lease_owner_mismatch",
     ]);
     expect(await run.statuses()).toEqual({ a: "SUCCEEDED", on: "ENQUEUED", b: "FAILED" });
+  });
+
+  test("in which one run is being cancelled settles the others, and leaves that run's jobs LEASED", async () => {
+    const [free, canceling] = [await start({ a: [], b: [], on: ["a"] }), await start({ a: [], b: [], on: ["a", "b"] })];
+    const jobs = [...(await free.claimAll("a", "b")), ...(await canceling.claimAll("a", "b"))];
+    const before = await canceling.state();
+    const holder = await holding(database, ["select pg_advisory_xact_lock($1)", [String(runReleaseKey(canceling.id))]]);
+
+    const results = await ledgerOf(database, { lockWaitMs: 40 }).jobs.settle(
+      jobs.map(({ lease }, n) => (n % 2 === 0 ? { lease, success: {} } : { lease, failure })),
+    );
+
+    const conflict = "workflow.release_conflict";
+    expect(results.map(shown)).toEqual(["SUCCEEDED", "DEAD_LETTERED", conflict, conflict]);
+    expect(await free.statuses()).toEqual({ a: "SUCCEEDED", b: "FAILED", on: "ENQUEUED" });
+    expect(await canceling.state()).toEqual(before);
+    expect(await ledger.jobs.heartbeat(jobs.slice(2).map(({ lease }) => lease))).toMatchObject([
+      { state: "EXTENDED" },
+      { state: "EXTENDED" },
+    ]);
+    await holder.query("rollback");
   });
 
   test("that ends both prerequisites of a step decides on both", async () => {
