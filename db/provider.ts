@@ -2,6 +2,7 @@ import { DEFAULT_SCHEMA, validSchemaName } from "../src/database/schema.ts";
 import { jobs } from "./migrations/0001_jobs.ts";
 import { workflows } from "./migrations/0002_workflows.ts";
 import { schedules } from "./migrations/0003_schedules.ts";
+import { workflowFeatures } from "./migrations/0004_workflow_features.ts";
 import type { SchemaMigration } from "./migrations/names.ts";
 
 export interface SchemaOptions {
@@ -23,6 +24,7 @@ export function migrations(options: SchemaOptions = {}): Record<string, SchemaMi
     "0001_jobs": jobs(schema),
     "0002_workflows": workflows(schema),
     "0003_schedules": schedules(schema),
+    "0004_workflow_features": workflowFeatures(schema),
   };
 }
 

@@ -46,24 +46,34 @@ export type { Job } from "./jobs/read.ts";
 export type { Heartbeat, LogLine, Progress } from "./jobs/running.ts";
 export { createLedger, type Jobs, type Ledger, type LedgerOptions, type Runs, type Steps } from "./ledger.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
+export { type DefineWorkflowOptions, defineWorkflow } from "./runs/definition.ts";
 export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
 export {
-  type DefineWorkflowOptions,
-  type DependencySpec,
-  defineWorkflow,
+  type ChildOptions,
   type GateOptions,
-  type GraphSpec,
+  type MapOptions,
   type StepDependencies,
-  type StepJobSpec,
   type StepOptions,
   type StepRef,
-  type StepSpec,
+  type StepSettings,
+  WorkflowAddition,
   WorkflowBuilder,
-  type WorkflowDefinition,
 } from "./runs/graph.ts";
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { ResultOptions } from "./runs/result.ts";
+export {
+  type AdditionSpec,
+  CHILD_RUN_JOB,
+  type ChildSpec,
+  type DependencySpec,
+  type GateExpiry,
+  type GraphSpec,
+  type MapSpec,
+  type StepJobSpec,
+  type StepSpec,
+  type WorkflowDefinition,
+} from "./runs/spec.ts";
 export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
 export type { PrerequisiteOutputs } from "./steps/outputs.ts";
 export type { Reaped, ReapOptions } from "./steps/reap.ts";

@@ -27,11 +27,11 @@ import {
 } from "./jobs/running.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
-import type { GraphSpec, WorkflowDefinition } from "./runs/graph.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
+import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";

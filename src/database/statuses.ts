@@ -18,7 +18,7 @@ export const stepStatuses = [
   "FAILED",
   "CANCELED",
 ] as const;
-export const stepKinds = ["JOB", "EXTERNAL"] as const;
+export const stepKinds = ["JOB", "EXTERNAL", "MAP"] as const;
 export const dependencyKinds = ["ON_SUCCESS", "ON_TERMINAL"] as const;
 export const failureKinds = ["RETRYABLE", "TERMINAL", "PANICKED", "TIMEOUT", "LEASE_EXPIRED"] as const;
 

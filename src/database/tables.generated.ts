@@ -22,7 +22,7 @@ export type ScheduleOverlap = "ALLOW" | "QUEUE" | "SKIP";
 
 export type ScheduleTarget = "JOB" | "WORKFLOW";
 
-export type StepKind = "EXTERNAL" | "JOB";
+export type StepKind = "EXTERNAL" | "JOB" | "MAP";
 
 export type StepStatus = "BLOCKED" | "CANCELED" | "ENQUEUED" | "FAILED" | "RUNNING" | "SUCCEEDED" | "WAITING_FOR_EXTERNAL";
 
@@ -235,12 +235,17 @@ export interface WorkflowRunMutations {
 export interface WorkflowRuns {
   canceled_reason: string | null;
   created_at: Generated<TimestampColumn>;
+  deadline_at: TimestampColumn | null;
   ended_at: TimestampColumn | null;
   errored_count: number;
   id: string;
   open_count: number;
   organization_id: string | null;
+  parent_run_id: string | null;
+  parent_step_id: string | null;
   result_step_id: string | null;
+  source_kind: string | null;
+  source_run_id: string | null;
   status: RunStatus;
   step_count: number;
   type: string;
@@ -255,16 +260,30 @@ export interface WorkflowStepDependencies {
 }
 
 export interface WorkflowSteps {
+  child_run_id: string | null;
   completed_by: string | null;
+  delay_seconds: number | null;
   dependent_count: number;
   ended_at: TimestampColumn | null;
   error_code: string | null;
   error_message: string | null;
+  expires_after_seconds: number | null;
+  expires_at: TimestampColumn | null;
+  expiry_outcome: StepStatus | null;
+  expiry_output: JsonColumn | null;
   id: string;
+  item_count: number | null;
+  item_edge: DependencyKind | null;
   job_id: string | null;
+  job_run_number: Generated<number>;
   job_type: string | null;
+  kept_outcome: StepStatus | null;
   kind: StepKind;
+  map_index: number | null;
+  map_source_id: string | null;
+  map_step_id: string | null;
   max_attempts: number | null;
+  open_since: TimestampColumn | null;
   organization_id: string | null;
   output: JsonColumn | null;
   payload: JsonColumn | null;

@@ -136,17 +136,20 @@ export interface ReleasedRow {
   readonly priority: number | null;
   readonly max_attempts: number | null;
   readonly timeout_seconds: number | null;
+  readonly run_number: number;
+  readonly delay_seconds: number | null;
   readonly organization_id: string | null;
   readonly run_id: string;
   readonly step_id: string;
 }
 
-/** Inserts the jobs of the CTE `released`. */
+/** Inserts the jobs of the CTE `released`, due after their delays. */
 export function insertReleased(qb: QueryCreator<LedgerTables & { released: ReleasedRow }>) {
   return qb
     .insertInto("job_queue")
     .columns([
       "id",
+      "run_number",
       "type",
       "payload",
       "priority",
@@ -163,12 +166,13 @@ export function insertReleased(qb: QueryCreator<LedgerTables & { released: Relea
         .leftJoin("job_definitions as d", "d.type", "released.job_type")
         .select([
           "released.job_id",
+          "released.run_number",
           "released.job_type",
           "released.payload",
           resolved("released", "d", "priority").as("priority"),
           resolved("released", "d", "max_attempts").as("max_attempts"),
           resolved("released", "d", "timeout_seconds").as("timeout_seconds"),
-          sql<Date>`now()`.as("run_at"),
+          sql<Date>`now() + make_interval(secs => coalesce(released.delay_seconds, 0))`.as("run_at"),
           "released.organization_id",
           "released.run_id",
           "released.step_id",

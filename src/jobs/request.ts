@@ -94,6 +94,20 @@ export function validInteger(value: unknown, argument: string, minimum: number):
   return value;
 }
 
+/** Longer than any plan, and within what PostgreSQL can add to a time. */
+const MAX_DURATION_SECONDS = 100 * 366 * 86_400;
+
+/** An optional number of seconds above 0, fractions included, or null. */
+export function validDuration(value: unknown, argument: string): number | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value !== "number" || !(value > 0) || value > MAX_DURATION_SECONDS) {
+    throw new LedgerError("input.invalid", {
+      message: `${argument} must be a number of seconds above 0 and at most ${MAX_DURATION_SECONDS}.`,
+    });
+  }
+  return value;
+}
+
 /** A time as text: a string keeps the microseconds that a Date would lose. */
 export function validTime(value: unknown, argument: string): string {
   const date = value instanceof Date ? value : typeof value === "string" ? new Date(value) : undefined;

@@ -124,6 +124,7 @@ const cancel = writing("cancel_workflow_run", { id: "uuid", reason: "text?", not
         .set({
           status: sql<StepStatus>`'CANCELED'::${sql.id(schema, "step_status")}`,
           reason: p.reason,
+          open_since: null,
           started_at: sql<Date | null>`(select e.leased_at from started as e where e.workflow_step_id = s.id)`,
           // A cancelled step that was never released has its prerequisites still pending.
           ended_at: sql<Date>`clock_timestamp()`,

@@ -4,14 +4,21 @@ import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
-import type { DependencyKind } from "../database/statuses.ts";
-import { decodeRunStatus, type RunStatus, type StepKind, type StepStatus } from "../database/statuses.ts";
+import { type DependencyKind, decodeRunStatus, type RunStatus } from "../database/statuses.ts";
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import {
+  edgeRows,
+  insertSteps,
+  releasedAtOnce,
+  stepArrayParameters,
+  stepArrays,
+  stepRows,
+} from "../steps/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
-import type { GraphSpec } from "./graph.ts";
 import { type PreparedRun, prepareRun, type RunOptions } from "./prepare.ts";
+import type { GraphSpec } from "./spec.ts";
 
 export interface RunRequest extends RunOptions {
   readonly graph: GraphSpec;
@@ -44,11 +51,15 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
 }
 
 async function takeOrFind(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {
-  const inserted = await insert.execute(executor, { ...runArrays(runs), notify: executor.settings.notify });
+  const inserted = await insert.execute(executor, {
+    ...runArrays(runs),
+    ...stepArrays(runs),
+    notify: executor.settings.notify,
+  });
   const statuses = new Map(inserted.map(({ id, status }) => [id, decodeRunStatus(status)]));
-  const kept = runs.filter(({ id }) => !statuses.has(id));
+  const kept = runs.filter(({ runId }) => !statuses.has(runId));
   const found = kept.length === 0 ? new Map<string, EnqueuedRun>() : await findExisting(executor, kept);
-  return runs.map(({ id }) => {
+  return runs.map(({ runId: id }) => {
     const status = statuses.get(id);
     const run = status === undefined ? found.get(id) : ({ id, status, disposition: "inserted" } as const);
     if (run === undefined) throw new LedgerError("workflow.internal_state");
@@ -70,35 +81,19 @@ async function findExisting(executor: Executor, runs: readonly PreparedRun[]): P
 }
 
 function runArrays(runs: readonly PreparedRun[]) {
-  const steps = runs.flatMap((run) => run.steps.map((step) => ({ ...step, run })));
-  const edges = runs.flatMap((run) => run.edges.map((edge) => ({ ...edge, runId: run.id })));
   return {
-    ids: runs.map(({ id }) => id),
+    ids: runs.map(({ runId }) => runId),
     types: runs.map(({ type }) => type),
     organizations: runs.map(({ organizationId }) => organizationId),
     keys: runs.map(({ idempotencyKey }) => idempotencyKey),
     requested: runs.map(({ requested }) => requested),
     results: runs.map(({ resultStepId }) => resultStepId),
-    stepCounts: runs.map((run) => run.steps.length),
+    deadlines: runs.map(({ deadlineSeconds }) => deadlineSeconds),
+    parentRuns: runs.map(({ parent }) => parent?.runId ?? null),
+    parentSteps: runs.map(({ parent }) => parent?.stepId ?? null),
+    stepCounts: runs.map(({ steps }) => steps.length),
     opens: runs.map(({ open }) => open),
     waitings: runs.map(({ waiting }) => waiting),
-    stepRunIds: steps.map(({ run }) => run.id),
-    stepIds: steps.map(({ id }) => id),
-    stepKeys: steps.map(({ key }) => key),
-    kinds: steps.map(({ kind }) => kind),
-    statuses: steps.map(({ status }) => status),
-    pendings: steps.map(({ pendingCount }) => pendingCount),
-    dependents: steps.map(({ dependentCount }) => dependentCount),
-    jobIds: steps.map(({ job }) => job?.id ?? null),
-    jobTypes: steps.map(({ job }) => job?.type ?? null),
-    payloads: steps.map(({ job }) => job?.payload ?? null),
-    priorities: steps.map(({ job }) => job?.settings.priority ?? null),
-    maxAttempts: steps.map(({ job }) => job?.settings.maxAttempts ?? null),
-    timeouts: steps.map(({ job }) => job?.settings.timeoutSeconds ?? null),
-    edgeRunIds: edges.map(({ runId }) => runId),
-    prerequisiteIds: edges.map(({ prerequisiteId }) => prerequisiteId),
-    dependentIds: edges.map(({ stepId }) => stepId),
-    edgeKinds: edges.map(({ kind }) => kind),
   };
 }
 
@@ -112,27 +107,14 @@ const keyParameters = {
 
 const insertParameters = {
   ...keyParameters,
+  ...stepArrayParameters,
   results: "uuid?[]",
+  deadlines: "float8?[]",
+  parentRuns: "uuid?[]",
+  parentSteps: "uuid?[]",
   stepCounts: "int4[]",
   opens: "int4[]",
   waitings: "int4[]",
-  stepRunIds: "uuid[]",
-  stepIds: "uuid[]",
-  stepKeys: "text[]",
-  kinds: "text[]",
-  statuses: "text[]",
-  pendings: "int4[]",
-  dependents: "int4[]",
-  jobIds: "uuid?[]",
-  jobTypes: "text?[]",
-  payloads: "jsonb?[]",
-  priorities: "int4?[]",
-  maxAttempts: "int4?[]",
-  timeouts: "int4?[]",
-  edgeRunIds: "uuid[]",
-  prerequisiteIds: "uuid[]",
-  dependentIds: "uuid[]",
-  edgeKinds: "text[]",
   notify: "bool",
 } as const;
 
@@ -150,6 +132,9 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
             key: p.keys,
             requested: p.requested,
             result_step_id: p.results,
+            deadline_seconds: p.deadlines,
+            parent_run_id: p.parentRuns,
+            parent_step_id: p.parentSteps,
             step_count: p.stepCounts,
             open_count: p.opens,
             waiting_count: p.waitings,
@@ -187,11 +172,14 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
           "type",
           "organization_id",
           "result_step_id",
+          "parent_run_id",
+          "parent_step_id",
           "step_count",
           "open_count",
           "waiting_count",
           "errored_count",
           "status",
+          "deadline_at",
         ])
         .expression((eb) =>
           eb
@@ -202,6 +190,8 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
               "i.type",
               "i.organization_id",
               "i.result_step_id",
+              "i.parent_run_id",
+              "i.parent_step_id",
               "i.step_count",
               "i.open_count",
               "i.waiting_count",
@@ -209,91 +199,26 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
               statusByCounters(schema, sql<number>`i.open_count`, sql<number>`i.waiting_count`, sql<number>`0`).as(
                 "status",
               ),
+              sql<Date | null>`now() + make_interval(secs => i.deadline_seconds)`.as("deadline_at"),
             ]),
         )
         .returning(["id", "status"]),
     )
     .with("step", (qb) =>
       qb
-        .selectFrom(
-          rowsOf("given", {
-            run_id: p.stepRunIds,
-            step_id: p.stepIds,
-            step_key: p.stepKeys,
-            kind: p.kinds,
-            status: p.statuses,
-            pending_count: p.pendings,
-            dependent_count: p.dependents,
-            job_id: p.jobIds,
-            job_type: p.jobTypes,
-            payload: p.payloads,
-            priority: p.priorities,
-            max_attempts: p.maxAttempts,
-            timeout_seconds: p.timeouts,
-          }),
-        )
+        .selectFrom(stepRows(p))
         .innerJoin("admitted as a", "a.id", "given.run_id")
         .selectAll("given")
         .select("a.organization_id"),
     )
-    .with("steps", (qb) =>
-      qb
-        .insertInto("workflow_steps")
-        .columns([
-          "run_id",
-          "id",
-          "step_key",
-          "organization_id",
-          "pending_count",
-          "dependent_count",
-          "job_id",
-          "job_type",
-          "payload",
-          "priority",
-          "max_attempts",
-          "timeout_seconds",
-          "unsatisfied_count",
-          "kind",
-          "status",
-          "released_at",
-        ])
-        .expression((eb) =>
-          eb
-            .selectFrom("step as s")
-            .select([
-              "s.run_id",
-              "s.step_id",
-              "s.step_key",
-              "s.organization_id",
-              "s.pending_count",
-              "s.dependent_count",
-              "s.job_id",
-              "s.job_type",
-              "s.payload",
-              "s.priority",
-              "s.max_attempts",
-              "s.timeout_seconds",
-              sql<number>`0`.as("unsatisfied_count"),
-              sql<StepKind>`s.kind::${sql.id(schema, "step_kind")}`.as("kind"),
-              sql<StepStatus>`s.status::${sql.id(schema, "step_status")}`.as("status"),
-              sql<Date | null>`case when s.pending_count = 0 then now() end`.as("released_at"),
-            ]),
-        ),
-    )
+    .with("steps", (qb) => insertSteps(qb, schema))
     .with("edges", (qb) =>
       qb
         .insertInto("workflow_step_dependencies")
         .columns(["run_id", "prerequisite_id", "step_id", "kind"])
         .expression((eb) =>
           eb
-            .selectFrom(
-              rowsOf("e", {
-                run_id: p.edgeRunIds,
-                prerequisite_id: p.prerequisiteIds,
-                step_id: p.dependentIds,
-                kind: p.edgeKinds,
-              }),
-            )
+            .selectFrom(edgeRows(p))
             .innerJoin("admitted as a", "a.id", "e.run_id")
             .select([
               "e.run_id",
@@ -303,7 +228,7 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
             ]),
         ),
     )
-    .with("released", (qb) => qb.selectFrom("step").where("step.status", "=", "ENQUEUED").selectAll())
+    .with("released", (qb) => releasedAtOnce(qb))
     .with("inserted", (qb) => insertReleased(qb))
     .with(
       (cte) => cte("announced").materialized(),

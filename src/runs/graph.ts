@@ -1,41 +1,22 @@
-/** The graph of a workflow run, built in code: JOB and EXTERNAL steps, and what each depends on (FEATURES F-W1). */
+/** Building the graph of a workflow run in code: steps, and what each depends on (FEATURES F-W1). */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
-import type { DependencyKind } from "../database/statuses.ts";
 import type { AnyJobDefinition, InputOf, JobDefaults, OutputOf, PrerequisitesOf } from "../jobs/definition.ts";
+import type {
+  AdditionSpec,
+  DependencySpec,
+  GateExpiry,
+  GraphSpec,
+  MapSpec,
+  StepJobSpec,
+  StepSpec,
+  WorkflowDefinition,
+} from "./spec.ts";
 
 /** A step of a graph under construction: its key and the type of its output. */
 export interface StepRef<Key extends string = string, Output = unknown> {
   readonly key: Key;
   /** Carries the type; never set. */
   readonly output?: Output;
-}
-
-/** A step as plain data. */
-export interface StepSpec {
-  readonly key: string;
-  /** What a JOB step runs; absent for an EXTERNAL step. */
-  readonly job?: StepJobSpec;
-  readonly dependencies: readonly DependencySpec[];
-}
-
-export interface StepJobSpec extends JobDefaults {
-  readonly type: string;
-  readonly payload: unknown;
-  readonly schema?: StandardSchemaV1 | undefined;
-  readonly defaults?: JobDefaults;
-}
-
-export interface DependencySpec {
-  readonly key: string;
-  readonly kind: DependencyKind;
-}
-
-/** A whole graph as plain data. */
-export interface GraphSpec {
-  readonly type: string;
-  readonly steps: readonly StepSpec[];
-  /** The step whose output is the run's result. */
-  readonly resultStep: string | null;
 }
 
 type Refs = readonly StepRef[];
@@ -48,10 +29,33 @@ export interface StepDependencies<Success extends Refs = Refs, Terminal extends 
   readonly onTerminal?: Terminal;
 }
 
-/** What an external gate waits for, and what it hands to its dependents. */
+/** The settings of a step's job. */
+export interface StepSettings extends JobDefaults {
+  /** How long after its release the step may start, in seconds. Default: at once. */
+  readonly delaySeconds?: number;
+}
+
+/** What an external gate waits for, what it hands to its dependents, and how long it stays open. */
 export interface GateOptions<Output> extends StepDependencies {
   /** Carries the output's type, as `typed<T>()`; what completes the gate is not checked. */
   readonly output?: StandardSchemaV1<unknown, Output>;
+  /** What becomes of the gate when nobody completes it. Default: it stays open. */
+  readonly expires?: GateExpiry;
+}
+
+/** What a map step fans out over, and what else it waits for. */
+export interface MapOptions<Item, Failure extends NonNullable<MapSpec["onItemFailure"]>>
+  extends StepDependencies,
+    StepSettings {
+  /** The step whose output is the array; the map step waits for its success. */
+  readonly over: StepRef<string, readonly Item[]>;
+  /** `cancel`: an item that does not succeed cancels the map step. `continue`: its place in the output is null. Default `cancel`. */
+  readonly onItemFailure?: Failure;
+}
+
+export interface ChildOptions extends StepDependencies, StepSettings {
+  /** The child run is cancelled this many seconds after its start. Default: it has no deadline of its own. */
+  readonly deadlineSeconds?: number;
 }
 
 /** The outputs that a step finds: of an ON_TERMINAL prerequisite only when it succeeded. */
@@ -66,27 +70,11 @@ type Fitting<D extends AnyJobDefinition, Success extends Refs, Terminal extends 
   OutputsOf<Success, Terminal> extends PrerequisitesOf<D> ? unknown : { readonly missing: PrerequisitesOf<D> };
 
 export type StepOptions<Success extends Refs, Terminal extends Refs> = StepDependencies<Success, Terminal> &
-  JobDefaults;
+  StepSettings;
 
-/**
- * Builds a graph. Steps may be added in any order that their references allow; the graph is validated
- * when it is enqueued.
- *
- * ```ts
- * const graph = new WorkflowBuilder("order");
- * const reserve = graph.job("reserve", reserveStock, { orderId });
- * const approved = graph.external("approve", { output: typed<Approval>(), onSuccess: [reserve] });
- * graph.result(graph.job("charge", chargeCard, { orderId }, { onSuccess: [reserve, approved] }));
- * ```
- */
-export class WorkflowBuilder {
-  readonly #type: string;
-  readonly #steps: StepSpec[] = [];
-  #resultStep: string | null = null;
-
-  constructor(type: string) {
-    this.#type = type;
-  }
+/** Collects steps: what the graph of a new run and an addition to a live one have in common. */
+abstract class StepsBuilder {
+  protected readonly steps: StepSpec[] = [];
 
   /** Adds a step that runs a job. A type without a definition is given as a string, with any payload. */
   job<
@@ -110,21 +98,96 @@ export class WorkflowBuilder {
   ): StepRef<Key>;
   job(key: string, job: AnyJobDefinition | string, payload: unknown, options: StepOptions<Refs, Refs> = {}): StepRef {
     const { onSuccess, onTerminal, ...settings } = options;
-    const spec: StepJobSpec =
-      typeof job === "string"
-        ? { ...settings, type: job, payload }
-        : { ...settings, type: job.type, payload, schema: job.input, defaults: job.defaults };
-    this.#steps.push({ key, job: spec, dependencies: dependenciesOf({ onSuccess, onTerminal }) });
+    this.steps.push({
+      key,
+      job: { ...jobOf(job, settings), payload },
+      dependencies: dependenciesOf({ onSuccess, onTerminal }),
+    });
     return { key };
   }
 
-  /** Adds an external gate: it waits until somebody completes it. */
+  /**
+   * Adds a step that runs a job for each element of the array that `over` puts out, with the element as its
+   * payload: steps `key[0]`, `key[1]` and so on. It ends when they have, and its output is the array of theirs.
+   */
+  map<
+    const Key extends string,
+    D extends AnyJobDefinition,
+    const Failure extends NonNullable<MapSpec["onItemFailure"]> = "cancel",
+  >(
+    key: Key,
+    job: D,
+    options: MapOptions<InputOf<D>, Failure>,
+  ): StepRef<Key, (Failure extends "continue" ? OutputOf<D> | null : OutputOf<D>)[]>;
+  map<const Key extends string>(
+    key: Key,
+    job: string,
+    options: MapOptions<unknown, "cancel" | "continue">,
+  ): StepRef<Key, unknown[]>;
+  map(
+    key: string,
+    job: AnyJobDefinition | string,
+    {
+      over,
+      onItemFailure = "cancel",
+      onSuccess = [],
+      onTerminal = [],
+      ...settings
+    }: MapOptions<never, "cancel" | "continue">,
+  ): StepRef {
+    const sources = onSuccess.some((step) => step.key === over.key) ? onSuccess : [over, ...onSuccess];
+    this.steps.push({
+      key,
+      job: jobOf(job, settings),
+      map: { over: over.key, onItemFailure },
+      dependencies: dependenciesOf({ onSuccess: sources, onTerminal }),
+    });
+    return { key };
+  }
+
+  /** Adds a step that is a run of its own: its result is the step's output, and a cancel of this run cancels it too. */
+  child<Input, Result, const Key extends string>(
+    key: Key,
+    workflow: WorkflowDefinition<string, Input, Result>,
+    input: Input,
+    { deadlineSeconds, onSuccess, onTerminal, ...settings }: ChildOptions = {},
+  ): StepRef<Key, Result> {
+    this.steps.push({
+      key,
+      child: { graph: workflow.graph(input), deadlineSeconds, ...settings },
+      dependencies: dependenciesOf({ onSuccess, onTerminal }),
+    });
+    return { key };
+  }
+
+  /** Adds an external gate: it waits until somebody completes it, or until it expires. */
   external<Output = unknown, const Key extends string = string>(
     key: Key,
-    options: GateOptions<Output> = {},
+    { expires, onSuccess, onTerminal }: GateOptions<Output> = {},
   ): StepRef<Key, Output> {
-    this.#steps.push({ key, dependencies: dependenciesOf(options) });
+    this.steps.push({ key, expires, dependencies: dependenciesOf({ onSuccess, onTerminal }) });
     return { key };
+  }
+}
+
+/**
+ * Builds a graph. Steps may be added in any order that their references allow; the graph is validated
+ * when it is enqueued.
+ *
+ * ```ts
+ * const graph = new WorkflowBuilder("order");
+ * const reserve = graph.job("reserve", reserveStock, { orderId });
+ * const approved = graph.external("approve", { output: typed<Approval>(), onSuccess: [reserve] });
+ * graph.result(graph.job("charge", chargeCard, { orderId }, { onSuccess: [reserve, approved] }));
+ * ```
+ */
+export class WorkflowBuilder extends StepsBuilder {
+  readonly #type: string;
+  #resultStep: string | null = null;
+
+  constructor(type: string) {
+    super();
+    this.#type = type;
   }
 
   /** Declares the step whose output is the run's result. */
@@ -133,8 +196,38 @@ export class WorkflowBuilder {
   }
 
   build(): GraphSpec {
-    return { type: this.#type, steps: [...this.#steps], resultStep: this.#resultStep };
+    return { type: this.#type, steps: [...this.steps], resultStep: this.#resultStep };
   }
+}
+
+/**
+ * Builds steps to add to a live run (FEATURES F-W7).
+ *
+ * ```ts
+ * const addition = new WorkflowAddition();
+ * const pages = addition.existing("list", typed<string[]>());
+ * addition.map("fetch", fetchPage, { over: pages });
+ * await ledger.runs.append(runId, { key: "fetch-pages", graph: addition.build(), scope: { global: true } });
+ * ```
+ */
+export class WorkflowAddition extends StepsBuilder {
+  /** Refers to a step that the run has already; `output` carries the type of its output, as `typed<T>()`. */
+  existing<Output = unknown, const Key extends string = string>(
+    key: Key,
+    _output?: StandardSchemaV1<unknown, Output>,
+  ): StepRef<Key, Output> {
+    return { key };
+  }
+
+  build(): AdditionSpec {
+    return { steps: [...this.steps] };
+  }
+}
+
+function jobOf(job: AnyJobDefinition | string, settings: StepSettings): StepJobSpec {
+  return typeof job === "string"
+    ? { ...settings, type: job }
+    : { ...settings, type: job.type, schema: job.input, defaults: job.defaults };
 }
 
 function dependenciesOf({
@@ -148,51 +241,4 @@ function dependenciesOf({
     ...onSuccess.map(({ key }) => ({ key, kind: "ON_SUCCESS" as const })),
     ...onTerminal.map(({ key }) => ({ key, kind: "ON_TERMINAL" as const })),
   ];
-}
-
-/** A workflow type whose graph is made from an input. */
-export interface WorkflowDefinition<Type extends string = string, Input = unknown, Result = unknown> {
-  readonly type: Type;
-  readonly input: StandardSchemaV1<Input, unknown> | undefined;
-  /** The graph for one input. */
-  graph(input: Input): GraphSpec;
-  /** Carries the result's type; never set. */
-  readonly result?: Result;
-}
-
-export interface DefineWorkflowOptions<Input, Parsed, Result> {
-  /** Any Standard Schema, or `typed<T>()`. */
-  readonly input?: StandardSchemaV1<Input, Parsed>;
-  /** Adds the steps, and returns the one whose output is the run's result, if it has one. */
-  build(graph: WorkflowBuilder, input: Input): StepRef<string, Result> | undefined;
-}
-
-/**
- * Defines a workflow type.
- *
- * ```ts
- * const order = defineWorkflow("order", {
- *   input: typed<{ orderId: string }>(),
- *   build(graph, { orderId }) {
- *     const reserve = graph.job("reserve", reserveStock, { orderId });
- *     return graph.job("charge", chargeCard, { orderId }, { onSuccess: [reserve] });
- *   },
- * });
- * await ledger.runs.enqueue(order, { orderId: "o-1" });
- * ```
- */
-export function defineWorkflow<const Type extends string, Input = unknown, Parsed = Input, Result = unknown>(
-  type: Type,
-  options: DefineWorkflowOptions<Input, Parsed, Result>,
-): WorkflowDefinition<Type, Input, Result> {
-  return Object.freeze({
-    type,
-    input: options.input,
-    graph(input: Input): GraphSpec {
-      const builder = new WorkflowBuilder(type);
-      const result = options.build(builder, input);
-      if (result) builder.result(result);
-      return builder.build();
-    },
-  });
 }

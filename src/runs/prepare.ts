@@ -1,11 +1,12 @@
 /** From a graph to rows: ids in topological order, counters, and the request that an idempotency key remembers. */
-import { newId, newIds } from "../database/ids.ts";
-import { type JsonText, toJson } from "../database/json.ts";
-import type { DependencyKind, StepKind, StepStatus } from "../database/statuses.ts";
-import { parsed } from "../jobs/definition.ts";
-import { type JobSettings, validName, validOrganization, validSettings } from "../jobs/request.ts";
+import { newId } from "../database/ids.ts";
+import type { JsonText } from "../database/json.ts";
+import type { StepStatus } from "../database/statuses.ts";
+import { validDuration, validName, validOrganization } from "../jobs/request.ts";
+import type { PreparedEdge, PreparedStep } from "../steps/insertion.ts";
 import { counterOf } from "../steps/run-status.ts";
-import type { GraphSpec, StepSpec } from "./graph.ts";
+import { preparePayloads, type StepDraft, stepDrafts } from "./drafts.ts";
+import type { GraphSpec, StepSpec } from "./spec.ts";
 import { topologicallySorted } from "./validate.ts";
 
 export interface RunOptions {
@@ -13,65 +14,58 @@ export interface RunOptions {
   readonly idempotencyKey?: string;
   /** The tenant. Default: the global tenant. */
   readonly organizationId?: string | null;
+  /** The run is cancelled when it has not ended this many seconds after its enqueue. Default: it has no deadline. */
+  readonly deadlineSeconds?: number;
+}
+
+/** The step of another run that a run stands for. */
+export interface ParentStep {
+  readonly runId: string;
+  readonly stepId: string;
 }
 
 export interface PreparedRun {
-  readonly id: string;
+  readonly runId: string;
   readonly type: string;
   readonly organizationId: string | null;
   readonly idempotencyKey: string | null;
   readonly requested: JsonText | null;
   readonly resultStepId: string | null;
+  readonly deadlineSeconds: number | null;
+  readonly parent: ParentStep | null;
   readonly open: number;
   readonly waiting: number;
   readonly steps: readonly PreparedStep[];
   readonly edges: readonly PreparedEdge[];
 }
 
-export interface PreparedStep {
-  readonly id: string;
-  readonly key: string;
-  readonly kind: StepKind;
-  readonly status: StepStatus;
-  readonly pendingCount: number;
-  readonly dependentCount: number;
-  readonly job: PreparedStepJob | null;
-}
-
-export interface PreparedStepJob {
-  readonly id: string;
-  readonly type: string;
-  readonly payload: JsonText;
-  readonly settings: JobSettings;
-}
-
-export interface PreparedEdge {
-  readonly prerequisiteId: string;
-  readonly stepId: string;
-  readonly kind: DependencyKind;
-}
-
 /** Throws a `workflow.invalid_dag_*` code, `input.invalid`, `payload.not_json` or `payload.invalid`. */
-export async function prepareRun(graph: GraphSpec, options: RunOptions): Promise<PreparedRun> {
+export async function prepareRun(
+  graph: GraphSpec,
+  options: RunOptions,
+  parent: ParentStep | null = null,
+): Promise<PreparedRun> {
   const sorted = topologicallySorted(graph);
-  for (const { job } of sorted) if (job?.schema !== undefined) await parsed(job.schema, job.payload);
+  await preparePayloads(sorted);
   const idempotencyKey =
     options.idempotencyKey === undefined ? null : validName(options.idempotencyKey, "idempotencyKey");
-  const id = newId();
-  const stepIds = new Map(sorted.map(({ key }) => [key, newId()]));
-  const idOf = (key: string) => stepIds.get(key) ?? "";
+  const deadlineSeconds = validDuration(options.deadlineSeconds, "deadlineSeconds");
+  const runId = newId();
+  const { drafts, idOf } = stepDrafts(sorted);
   const edges = sorted.flatMap((step) =>
     step.dependencies.map(({ key, kind }) => ({ prerequisiteId: idOf(key), stepId: idOf(step.key), kind })),
   );
-  const steps = preparedSteps(sorted, idOf, edges);
+  const steps = initialSteps(drafts, edges);
   const count = (counter: "open" | "waiting") => steps.filter(({ status }) => counterOf(status) === counter).length;
   return {
-    id,
+    runId,
     type: graph.type,
     organizationId: validOrganization(options.organizationId, "organizationId"),
     idempotencyKey,
-    requested: idempotencyKey === null ? null : requestOf(graph, steps),
+    requested: idempotencyKey === null ? null : requestOf(graph, drafts, deadlineSeconds),
     resultStepId: graph.resultStep === null ? null : idOf(graph.resultStep),
+    deadlineSeconds,
+    parent,
     open: count("open"),
     waiting: count("waiting"),
     steps,
@@ -79,59 +73,42 @@ export async function prepareRun(graph: GraphSpec, options: RunOptions): Promise
   };
 }
 
-function preparedSteps(
-  sorted: readonly StepSpec[],
-  idOf: (key: string) => string,
-  edges: readonly PreparedEdge[],
-): PreparedStep[] {
+function initialSteps(drafts: readonly StepDraft[], edges: readonly PreparedEdge[]): PreparedStep[] {
   const dependents = new Map<string, number>();
   for (const { prerequisiteId } of edges) dependents.set(prerequisiteId, (dependents.get(prerequisiteId) ?? 0) + 1);
-  const jobIds = newIds(sorted.length);
-  return sorted.map((step, place) => {
-    const job = preparedJob(step, jobIds[place] ?? "");
-    const id = idOf(step.key);
-    return {
-      id,
-      key: step.key,
-      kind: job === null ? "EXTERNAL" : "JOB",
-      status: initialStatus(step),
-      pendingCount: step.dependencies.length,
-      dependentCount: dependents.get(id) ?? 0,
-      job,
-    };
-  });
+  return drafts.map(({ spec, ...step }) => ({
+    ...step,
+    status: initialStatus(spec),
+    pendingCount: spec.dependencies.length,
+    unsatisfiedCount: 0,
+    dependentCount: dependents.get(step.id) ?? 0,
+    errorCode: null,
+  }));
 }
 
-function initialStatus({ job, dependencies }: StepSpec): StepStatus {
+function initialStatus({ job, child, dependencies }: StepSpec): StepStatus {
   if (dependencies.length > 0) return "BLOCKED";
-  return job === undefined ? "WAITING_FOR_EXTERNAL" : "ENQUEUED";
-}
-
-function preparedJob({ key, job }: StepSpec, id: string): PreparedStepJob | null {
-  if (job === undefined) return null;
-  const requested = validSettings(job, `${key}: `);
-  const defaults = validSettings(job.defaults ?? {}, `${key}: `);
-  return {
-    id,
-    type: job.type,
-    payload: toJson(job.payload, `${key}: payload`),
-    settings: {
-      priority: requested.priority ?? defaults.priority,
-      maxAttempts: requested.maxAttempts ?? defaults.maxAttempts,
-      timeoutSeconds: requested.timeoutSeconds ?? defaults.timeoutSeconds,
-    },
-  };
+  return job === undefined && child === undefined ? "WAITING_FOR_EXTERNAL" : "ENQUEUED";
 }
 
 /** The graph as an object by step key: the order in which steps and dependencies were added does not matter. */
-function requestOf(graph: GraphSpec, steps: readonly PreparedStep[]): JsonText {
-  const specs = new Map(graph.steps.map((step) => [step.key, step]));
-  const entries = steps.map(({ key, job }) => {
-    const spec = specs.get(key);
-    const needs = Object.fromEntries((spec?.dependencies ?? []).map((dependency) => [dependency.key, dependency.kind]));
-    const { priority, maxAttempts, timeoutSeconds } = spec?.job ?? {};
-    const settings = JSON.stringify({ type: job?.type, priority, maxAttempts, timeoutSeconds, needs });
-    return `${JSON.stringify(key)}:{"settings":${settings},"payload":${job?.payload ?? "null"}}`;
+function requestOf(graph: GraphSpec, drafts: readonly StepDraft[], deadlineSeconds: number | null): JsonText {
+  const deadline = deadlineSeconds === null ? "" : `"deadlineSeconds":${deadlineSeconds},`;
+  return `{"result":${JSON.stringify(graph.resultStep)},${deadline}"steps":${requestOfSteps(drafts)}}`;
+}
+
+/** What a request for these steps says, as JSON by step key. */
+export function requestOfSteps(drafts: readonly StepDraft[]): JsonText {
+  const entries = drafts.map(({ key, spec, job, expiry }) => {
+    const needs = Object.fromEntries(spec.dependencies.map((dependency) => [dependency.key, dependency.kind]));
+    const { priority, maxAttempts, timeoutSeconds, delaySeconds } = spec.job ?? spec.child ?? {};
+    const requested = { type: job?.type, priority, maxAttempts, timeoutSeconds, delaySeconds, map: spec.map, needs };
+    const expires = expiry === null ? "" : `,"expires":${requestOfExpiry(expiry)}`;
+    return `${JSON.stringify(key)}:{"settings":${JSON.stringify(requested)},"payload":${job?.payload ?? "null"}${expires}}`;
   });
-  return `{"result":${JSON.stringify(graph.resultStep)},"steps":{${entries.join(",")}}}`;
+  return `{${entries.join(",")}}`;
+}
+
+function requestOfExpiry({ afterSeconds, outcome, output }: NonNullable<StepDraft["expiry"]>): JsonText {
+  return `{"afterSeconds":${afterSeconds},"outcome":"${outcome}","output":${output ?? "null"}}`;
 }

@@ -1,7 +1,7 @@
 import { parsed } from "../jobs/definition.ts";
 import type { RunRequest } from "./enqueue.ts";
-import type { WorkflowDefinition } from "./graph.ts";
 import type { RunOptions } from "./prepare.ts";
+import type { WorkflowDefinition } from "./spec.ts";
 
 /** A request for a run of a defined workflow: its input is checked, then its graph is built. Throws `payload.invalid`. */
 export async function requestOf<Input>(

@@ -1,9 +1,13 @@
 /** Validation of a graph in memory, the first error wins, and the topological order of its steps (FEATURES F-W1). */
 import { dependencyKinds } from "../database/statuses.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
-import type { GraphSpec, StepSpec } from "./graph.ts";
+import { isTerminalOutcome } from "../steps/resolve.ts";
+import type { AdditionSpec, GateExpiry, GraphSpec, StepSpec } from "./spec.ts";
 
 const MAX_KEY_BYTES = 512;
+/** What an item's number adds to the key of its map step. */
+const MAX_ITEM_SUFFIX_BYTES = 12;
+const RESERVED_TYPES = "runledger.";
 
 /**
  * Returns the steps with every prerequisite before its dependents, else in the order they were added.
@@ -11,28 +15,38 @@ const MAX_KEY_BYTES = 512;
  */
 export function topologicallySorted(graph: GraphSpec): StepSpec[] {
   const { steps } = graph;
-  requireNames(graph);
-  if (steps.length === 0) throw new LedgerError("workflow.invalid_dag_no_steps");
-  for (const step of steps) requireShape(step);
-  requireDistinctKeys(steps);
-  requireDependencies(steps);
-  const sorted = sortedByDependencies(steps);
+  if (isBlank(graph.type)) throw new LedgerError("workflow.invalid_dag_blank_type");
+  requireNames(steps);
+  if (Buffer.byteLength(graph.type) > MAX_KEY_BYTES || !isText(graph.type)) {
+    throw new LedgerError("workflow.invalid_dag_step_shape", {
+      message: `A workflow type must be text of at most ${MAX_KEY_BYTES} bytes.`,
+    });
+  }
+  const sorted = validSteps(steps, false);
   if (graph.resultStep !== null && !steps.some(({ key }) => key === graph.resultStep)) {
     throw invalid("workflow.invalid_dag_result_step", graph.resultStep);
   }
   return sorted;
 }
 
-function requireNames({ type, steps }: GraphSpec): void {
-  if (isBlank(type)) throw new LedgerError("workflow.invalid_dag_blank_type");
+/** The same for steps that are added to a live run: a dependency that is not among them is a step of the run. */
+export function topologicallySortedAddition({ steps }: AdditionSpec): StepSpec[] {
+  requireNames(steps);
+  return validSteps(steps, true);
+}
+
+function validSteps(steps: readonly StepSpec[], toLiveRun: boolean): StepSpec[] {
+  if (steps.length === 0) throw new LedgerError("workflow.invalid_dag_no_steps");
+  for (const step of steps) requireShape(step);
+  requireDistinctKeys(steps);
+  requireDependencies(steps, toLiveRun);
+  return sortedByDependencies(steps);
+}
+
+function requireNames(steps: readonly StepSpec[]): void {
   for (const { key, job } of steps) {
     if (isBlank(key)) throw new LedgerError("workflow.invalid_dag_blank_step_key");
     if (job !== undefined && isBlank(job.type)) throw invalid("workflow.invalid_dag_blank_type", key);
-  }
-  if (Buffer.byteLength(type) > MAX_KEY_BYTES || !isText(type)) {
-    throw new LedgerError("workflow.invalid_dag_step_shape", {
-      message: `A workflow type must be text of at most ${MAX_KEY_BYTES} bytes.`,
-    });
   }
 }
 
@@ -41,28 +55,57 @@ function isBlank(name: unknown): boolean {
 }
 
 function requireShape(step: StepSpec): void {
-  const { key, job } = step;
   const wrong = (message: string) =>
-    new LedgerError("workflow.invalid_dag_step_shape", { message, details: { stepKey: key } });
-  if (Buffer.byteLength(key) > MAX_KEY_BYTES || !isText(key)) {
-    throw wrong(`A step key must be text of at most ${MAX_KEY_BYTES} bytes.`);
+    new LedgerError("workflow.invalid_dag_step_shape", { message, details: { stepKey: step.key } });
+  const fault = faultOfNames(step) ?? faultOfKind(step) ?? faultOfSettings(step);
+  if (fault !== undefined) throw wrong(fault);
+}
+
+function faultOfNames({ key, dependencies, job, map }: StepSpec): string | undefined {
+  const longest = map === undefined ? MAX_KEY_BYTES : MAX_KEY_BYTES - MAX_ITEM_SUFFIX_BYTES;
+  if (Buffer.byteLength(key) > longest || !isText(key)) return `A step key must be text of at most ${longest} bytes.`;
+  if (!dependencies.every(({ kind }) => dependencyKinds.includes(kind))) {
+    return `The kind of a dependency is one of ${dependencyKinds.join(", ")}.`;
   }
-  if (!step.dependencies.every(({ kind }) => dependencyKinds.includes(kind))) {
-    throw wrong(`The kind of a dependency is one of ${dependencyKinds.join(", ")}.`);
-  }
-  if (job === undefined) {
-    const settings = ["priority", "maxAttempts", "timeoutSeconds", "payload"].filter((name) => name in step);
-    if (settings.length > 0) throw wrong("An EXTERNAL step has no job settings.");
-    return;
-  }
+  if (job === undefined) return undefined;
   if (Buffer.byteLength(job.type) > MAX_KEY_BYTES || !isText(job.type)) {
-    throw wrong(`A job type must be text of at most ${MAX_KEY_BYTES} bytes.`);
+    return `A job type must be text of at most ${MAX_KEY_BYTES} bytes.`;
   }
-  for (const settings of [job, job.defaults ?? {}]) {
-    if (!isPositive(settings.maxAttempts)) throw wrong("maxAttempts must be a positive integer.");
-    if (!isPositive(settings.timeoutSeconds)) throw wrong("timeoutSeconds must be a positive integer.");
-    if (!isInt4(settings.priority)) throw wrong("priority must be an integer.");
+  return job.type.startsWith(RESERVED_TYPES) ? `Job types that begin with ${RESERVED_TYPES} are reserved.` : undefined;
+}
+
+function faultOfKind(step: StepSpec): string | undefined {
+  const { job, child, map, expires, dependencies } = step;
+  if (job !== undefined && child !== undefined) return "A step is a job or a child run, not both.";
+  if (job === undefined && child === undefined) {
+    const settings = ["priority", "maxAttempts", "timeoutSeconds", "delaySeconds", "payload"];
+    if (settings.some((name) => name in step)) return "An EXTERNAL step has no job settings.";
+    if (map !== undefined) return "A MAP step needs a job for its items.";
+    return expires === undefined ? undefined : faultOfExpiry(expires);
   }
+  if (expires !== undefined) return "Only an EXTERNAL step expires.";
+  if (map === undefined) return undefined;
+  if (child !== undefined) return "The items of a MAP step are jobs.";
+  if (map.onItemFailure !== undefined && !["cancel", "continue"].includes(map.onItemFailure)) {
+    return "onItemFailure is cancel or continue.";
+  }
+  const over = dependencies.find(({ key }) => key === map.over);
+  return over?.kind === "ON_SUCCESS" ? undefined : "A MAP step depends ON_SUCCESS on the step that it fans out over.";
+}
+
+function faultOfExpiry({ afterSeconds, outcome, output }: GateExpiry): string | undefined {
+  if (typeof afterSeconds !== "number" || !(afterSeconds > 0)) return "expires.afterSeconds must be above 0.";
+  if (!isTerminalOutcome(outcome)) return "expires.outcome must be SUCCEEDED, FAILED or CANCELED.";
+  return output === undefined || outcome === "SUCCEEDED" ? undefined : "expires.output goes with SUCCEEDED only.";
+}
+
+function faultOfSettings({ job, child }: StepSpec): string | undefined {
+  for (const settings of [job ?? {}, job?.defaults ?? {}, child ?? {}]) {
+    if (!isPositive(settings.maxAttempts)) return "maxAttempts must be a positive integer.";
+    if (!isPositive(settings.timeoutSeconds)) return "timeoutSeconds must be a positive integer.";
+    if (!isInt4(settings.priority)) return "priority must be an integer.";
+  }
+  return undefined;
 }
 
 function isText(value: string): boolean {
@@ -79,13 +122,16 @@ function isInt4(value: number | undefined): boolean {
 
 function requireDistinctKeys(steps: readonly StepSpec[]): void {
   const keys = new Set<string>();
+  const maps = new Set(steps.flatMap(({ key, map }) => (map === undefined ? [] : [key])));
   for (const { key } of steps) {
-    if (keys.has(key)) throw invalid("workflow.invalid_dag_duplicate_step_key", key);
+    const item = /^(.*)\[\d+\]$/s.exec(key)?.[1];
+    const takesItemKey = item !== undefined && maps.has(item);
+    if (keys.has(key) || takesItemKey) throw invalid("workflow.invalid_dag_duplicate_step_key", key);
     keys.add(key);
   }
 }
 
-function requireDependencies(steps: readonly StepSpec[]): void {
+function requireDependencies(steps: readonly StepSpec[], toLiveRun: boolean): void {
   const keys = new Set(steps.map(({ key }) => key));
   firstWrong(steps, "workflow.invalid_dag_blank_dependency", () => isBlank);
   firstWrong(steps, "workflow.invalid_dag_self_dependency", (step) => (dependency) => dependency === step.key);
@@ -93,6 +139,7 @@ function requireDependencies(steps: readonly StepSpec[]): void {
     const seen = new Set<string>();
     return (dependency) => seen.size === seen.add(dependency).size;
   });
+  if (toLiveRun) return;
   firstWrong(steps, "workflow.invalid_dag_missing_dependency", () => (dependency) => !keys.has(dependency));
 }
 
@@ -110,9 +157,12 @@ function firstWrong(
 }
 
 function sortedByDependencies(steps: readonly StepSpec[]): StepSpec[] {
-  const pending = new Map(steps.map((step) => [step.key, step.dependencies.length]));
+  const keys = new Set(steps.map(({ key }) => key));
+  const pending = new Map(
+    steps.map(({ key, dependencies }) => [key, dependencies.filter((dependency) => keys.has(dependency.key)).length]),
+  );
   const dependents = dependentsByKey(steps);
-  const sorted = steps.filter(({ dependencies }) => dependencies.length === 0);
+  const sorted = steps.filter(({ key }) => pending.get(key) === 0);
   for (const step of sorted) {
     for (const dependent of dependents.get(step.key) ?? []) {
       const left = (pending.get(dependent.key) ?? 0) - 1;

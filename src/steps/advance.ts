@@ -15,6 +15,7 @@ import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } f
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { boundedHere } from "../locks/wait.ts";
+import { entered, releasedJobs } from "./release.ts";
 import { countersChanged } from "./run-status.ts";
 
 export interface AdvancedJob {
@@ -145,7 +146,10 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
             sql<number>`s.pending_count - t.prerequisites`.as("pending_count"),
             sql<boolean>`case
               when t.own then s.status in ('ENQUEUED', 'RUNNING') and s.dependent_count = t.dependents
-              else s.status = 'BLOCKED' and (s.pending_count > t.prerequisites or s.unsatisfied_count = 0)
+              else s.status = 'BLOCKED' and (
+                s.pending_count > t.prerequisites
+                or (s.unsatisfied_count = 0 and s.kind in ('JOB', 'EXTERNAL') and s.kept_outcome is null)
+              )
             end`.as("fits"),
           ])
           .orderBy("s.id")
@@ -228,39 +232,20 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
           pending_count: eb.ref("c.pending_count"),
           output: eb.ref("c.output"),
           started_at: eb.ref("c.leased_at"),
-          released_at: sql`case when c.status in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then clock_timestamp() else s.released_at end`,
-          ended_at: sql`case when c.own then clock_timestamp() end`,
+          ...entered(sql.ref("c.status")),
         }))
         .returning("s.id"),
     )
-    .with("released", (qb) =>
-      qb
-        .selectFrom("change as c")
-        .innerJoin("workflow_steps as s", (join) =>
-          join.onRef("s.run_id", "=", "c.run_id").onRef("s.id", "=", "c.step_id"),
-        )
-        .where("c.status", "=", "ENQUEUED")
-        .select([
-          "s.job_id",
-          "s.job_type",
-          "s.payload",
-          "s.priority",
-          "s.max_attempts",
-          "s.timeout_seconds",
-          "s.organization_id",
-          "s.run_id",
-          "s.id as step_id",
-        ]),
-    )
-    .with("inserted", (qb) => insertReleased(qb))
     .with("counted", (qb) =>
       qb
         .updateTable("workflow_runs as r")
         .from("run as d")
         .whereRef("r.id", "=", "d.id")
         .set(countersChanged(schema, "r", "d"))
-        .returning(["r.id", "r.ended_at"]),
+        .returning(["r.id", "r.ended_at", "r.parent_run_id", "r.parent_step_id"]),
     )
+    .with("released", (qb) => releasedJobs(qb))
+    .with("inserted", (qb) => insertReleased(qb))
     .with("announced", (qb) =>
       qb.selectNoFrom([
         announceJobs(p.notify, schema, sql`select from inserted`).as("jobs"),

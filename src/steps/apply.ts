@@ -11,6 +11,7 @@ import { insertReleased } from "../jobs/insertion.ts";
 import { leaseColumns, sameLease } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { outcomeArguments, outcomeParameters } from "../jobs/settle.ts";
+import { entered, releasedJobs } from "./release.ts";
 import type { Resolution } from "./resolve.ts";
 import { countersChanged } from "./run-status.ts";
 
@@ -182,31 +183,10 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
           completed_by: eb.ref("c.completed_by"),
           reason: eb.ref("c.reason"),
           started_at: eb.ref("ended.leased_at"),
-          released_at: sql`case when c.status in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then clock_timestamp() else s.released_at end`,
-          ended_at: sql`case when c.status in ('SUCCEEDED', 'FAILED', 'CANCELED') then clock_timestamp() end`,
+          ...entered(sql.ref("c.status")),
         }))
         .returning("s.id"),
     )
-    .with("released", (qb) =>
-      qb
-        .selectFrom("change as c")
-        .innerJoin("workflow_steps as s", (join) =>
-          join.onRef("s.run_id", "=", "c.run_id").onRef("s.id", "=", "c.step_id"),
-        )
-        .where("c.status", "=", "ENQUEUED")
-        .select([
-          "s.job_id",
-          "s.job_type",
-          "s.payload",
-          "s.priority",
-          "s.max_attempts",
-          "s.timeout_seconds",
-          "s.organization_id",
-          "s.run_id",
-          "s.id as step_id",
-        ]),
-    )
-    .with("inserted", (qb) => insertReleased(qb))
     .with(
       (cte) => cte("run").materialized(),
       (qb) =>
@@ -232,8 +212,10 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
         .from("run as d")
         .whereRef("r.id", "=", "d.id")
         .set(countersChanged(schema, "r", "d"))
-        .returning(["r.id", "r.ended_at"]),
+        .returning(["r.id", "r.ended_at", "r.parent_run_id", "r.parent_step_id"]),
     )
+    .with("released", (qb) => releasedJobs(qb))
+    .with("inserted", (qb) => insertReleased(qb))
     .selectNoFrom([
       announceJobs(p.notify, schema, sql`select from inserted`).as("jobs_announced"),
       announceRuns(p.notify, schema, sql`select id from counted where ended_at is not null`).as("runs_announced"),

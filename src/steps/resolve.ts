@@ -22,7 +22,13 @@ export interface Edge {
   readonly kind: DependencyKind;
 }
 
-export type TerminalStatus = Extract<StepStatus, "SUCCEEDED" | "FAILED" | "CANCELED">;
+export const terminalOutcomes = ["SUCCEEDED", "FAILED", "CANCELED"] as const;
+
+export type TerminalStatus = (typeof terminalOutcomes)[number];
+
+export function isTerminalOutcome(value: unknown): value is TerminalStatus {
+  return terminalOutcomes.some((outcome) => outcome === value);
+}
 
 /** A step that becomes terminal from outside: by its job's end or an external completion. */
 export interface EndedStep {
