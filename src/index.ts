@@ -45,7 +45,10 @@ export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./j
 export type { Job } from "./jobs/read.ts";
 export type { Heartbeat, LogLine, Progress } from "./jobs/running.ts";
 export { createLedger, type Jobs, type Ledger, type LedgerOptions, type Runs, type Steps } from "./ledger.ts";
+export type { AppendRequest } from "./runs/additions.ts";
+export type { AppendedSteps, AppendOptions } from "./runs/append.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
+export type { AdvancedChild } from "./runs/child.ts";
 export { type DefineWorkflowOptions, defineWorkflow } from "./runs/definition.ts";
 export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
 export {
@@ -62,6 +65,7 @@ export {
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { ResultOptions } from "./runs/result.ts";
+export type { StepSettlement, StepSuccess } from "./runs/settle.ts";
 export {
   type AdditionSpec,
   CHILD_RUN_JOB,
@@ -74,6 +78,7 @@ export {
   type StepSpec,
   type WorkflowDefinition,
 } from "./runs/spec.ts";
+export type { AppendedStep } from "./steps/append.ts";
 export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
 export type { PrerequisiteOutputs } from "./steps/outputs.ts";
 export type { Reaped, ReapOptions } from "./steps/reap.ts";

@@ -13,7 +13,7 @@ import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/d
 import { enqueueJobs } from "./jobs/enqueue.ts";
 import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 import type { Lease } from "./jobs/lease.ts";
-import type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
+import type { Failure, SettledJob, SettleResult } from "./jobs/outcome.ts";
 import { getJob, type Job } from "./jobs/read.ts";
 import {
   appendLogs,
@@ -25,17 +25,20 @@ import {
   reportProgress,
   saveCheckpoint,
 } from "./jobs/running.ts";
+import { type AppendedSteps, type AppendOptions, appendSteps } from "./runs/append.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
+import { type AdvancedChild, advanceChild } from "./runs/child.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
+import { type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
-import { completeJob, failJob, settleJobs } from "./steps/settle.ts";
+import { failJob, settled } from "./steps/settle.ts";
 
 export interface LedgerOptions {
   /** The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. */
@@ -172,8 +175,9 @@ class Jobs {
     return appendLogs(this.#executor, lease, lines);
   }
 
-  complete(lease: Lease, success?: Success): Promise<SettledJob> {
-    return completeJob(this.#executor, lease, success);
+  /** Completes a job, and what its step adds to the run. */
+  async complete(lease: Lease, success: StepSuccess = {}): Promise<SettledJob> {
+    return settled(await settle(this.#executor, [{ lease, success }]));
   }
 
   fail(lease: Lease, failure: Failure): Promise<SettledJob> {
@@ -181,8 +185,8 @@ class Jobs {
   }
 
   /** Settles many attempts, each with its own outcome. */
-  settle(settlements: readonly Settlement[]): Promise<SettleResult[]> {
-    return settleJobs(this.#executor, settlements);
+  settle(settlements: readonly StepSettlement[]): Promise<SettleResult[]> {
+    return settle(this.#executor, settlements);
   }
 
   /** Settles leases that have expired. */
@@ -247,6 +251,16 @@ class Runs {
   /** Enqueues any number of runs, all or none. */
   enqueueMany(requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
     return enqueueRuns(this.#executor, requests);
+  }
+
+  /** Adds steps to a live run while an external gate of it is open. */
+  append(runId: string, options: AppendOptions): Promise<AppendedSteps> {
+    return appendSteps(this.#executor, runId, options);
+  }
+
+  /** Does what a claimed job of the type `runledger.child_run` is for: starts the child run, or ends its step. */
+  advanceChild(job: ClaimedJob): Promise<AdvancedChild> {
+    return advanceChild(this.#executor, job);
   }
 
   cancel(runId: string, options: CancelRunOptions): Promise<CanceledRun> {

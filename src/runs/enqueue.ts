@@ -43,14 +43,15 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
   if (requests.length === 0) return [];
   const runs: PreparedRun[] = [];
   for (const { graph, ...options } of requests) runs.push(await prepareRun(graph, options));
-  if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return takeOrFind(executor, runs);
+  if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return insertRuns(executor, runs);
   await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
   // A single run whose key exists has written nothing, so there is nothing to take back.
-  if (runs.length === 1) return takeOrFind(executor, runs);
-  return inTransaction(executor, (trx) => allOrNothing(trx, () => takeOrFind(trx, runs)));
+  if (runs.length === 1) return insertRuns(executor, runs);
+  return inTransaction(executor, (trx) => allOrNothing(trx, () => insertRuns(trx, runs)));
 }
 
-async function takeOrFind(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {
+/** Inserts prepared runs; those whose keys exist are found instead. One round trip, two where some exist. */
+export async function insertRuns(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {
   const inserted = await insert.execute(executor, {
     ...runArrays(runs),
     ...stepArrays(runs),

@@ -194,12 +194,13 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
                 ),
                 sql<number>`count(*) filter (where c.status = 'WAITING_FOR_EXTERNAL')`.as("waiting_delta"),
                 sql<number>`0`.as("errored_delta"),
+                sql<number>`0`.as("step_delta"),
               ])
               .as("delta"),
             "delta.run_id",
             "r.id",
           )
-          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta"])
+          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta", "delta.step_delta"])
           .orderBy("r.id")
           .forUpdate("r"),
     )

@@ -12,7 +12,7 @@ import { leaseColumns, sameLease } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { outcomeArguments, outcomeParameters } from "../jobs/settle.ts";
 import { entered, releasedJobs } from "./release.ts";
-import type { Resolution } from "./resolve.ts";
+import type { Resolution, StepChange } from "./resolve.ts";
 import { countersChanged } from "./run-status.ts";
 
 /** What a step keeps of how it ended. */
@@ -25,14 +25,22 @@ export interface StepEnding {
 }
 
 /** Why a step that was never started is cancelled. */
-export const DEPENDENCY_UNSATISFIED = "workflow.dependency_unsatisfied";
+const DEPENDENCY_UNSATISFIED = "workflow.dependency_unsatisfied";
+/** Why a map step fails that has nothing to fan out over. */
+const SOURCE_NOT_ARRAY = "workflow.map_source_not_array";
 
 const noEnding: StepEnding = { output: null, errorCode: null, errorMessage: null, completedBy: null, reason: null };
-const unsatisfied: StepEnding = { ...noEnding, errorCode: DEPENDENCY_UNSATISFIED };
+
+/** The code of an error that the resolution itself found. */
+export function errorCodeOf({ cause }: StepChange): string | null {
+  if (cause === "unsatisfied") return DEPENDENCY_UNSATISFIED;
+  return cause === "not_an_array" ? SOURCE_NOT_ARRAY : null;
+}
 
 /**
  * Writes the resolution and the ends of the jobs that caused it, whose rows and steps the transaction
- * has locked. Takes the run rows in id order. One round trip.
+ * has locked. Takes the run rows in id order. One round trip, and at most two more for map steps. Steps that
+ * the resolution adds are the caller's to insert, before map steps are written.
  */
 export async function applyResolution(
   executor: Executor,
@@ -42,7 +50,7 @@ export async function applyResolution(
 ): Promise<void> {
   const { changes } = resolution;
   const deltas = [...resolution.deltas];
-  const ended = changes.map(({ id, status }) => endings.get(id) ?? (status === "CANCELED" ? unsatisfied : noEnding));
+  const ended = changes.map((change) => endings.get(change.id) ?? { ...noEnding, errorCode: errorCodeOf(change) });
   await apply.execute(executor, {
     ...outcomeArguments(executor, outcomes),
     stepRunIds: changes.map(({ runId }) => runId),
@@ -50,12 +58,14 @@ export async function applyResolution(
     statuses: changes.map(({ status }) => status),
     pendings: changes.map(({ pendingCount }) => pendingCount),
     unsatisfieds: changes.map(({ unsatisfiedCount }) => unsatisfiedCount),
+    itemCounts: changes.map(({ itemCount }) => itemCount),
     stepOutputs: ended.map(({ output }) => output),
     errorCodes: ended.map(({ errorCode }) => errorCode),
     errorMessages: ended.map(({ errorMessage }) => errorMessage),
     completers: ended.map(({ completedBy }) => completedBy),
     reasons: ended.map(({ reason }) => reason),
     runIds: deltas.map(([runId]) => runId),
+    stepDeltas: deltas.map(([, { steps }]) => steps),
     opens: deltas.map(([, { open }]) => open),
     waitings: deltas.map(([, { waiting }]) => waiting),
     erroreds: deltas.map(([, { errored }]) => errored),
@@ -70,12 +80,14 @@ const applyParameters = {
   statuses: "text[]",
   pendings: "int4[]",
   unsatisfieds: "int4[]",
+  itemCounts: "int4?[]",
   stepOutputs: "jsonb?[]",
   errorCodes: "text?[]",
   errorMessages: "text?[]",
   completers: "text?[]",
   reasons: "text?[]",
   runIds: "uuid[]",
+  stepDeltas: "int4[]",
   opens: "int4[]",
   waitings: "int4[]",
   erroreds: "int4[]",
@@ -157,6 +169,7 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
             status: p.statuses,
             pending_count: p.pendings,
             unsatisfied_count: p.unsatisfieds,
+            item_count: p.itemCounts,
             output: p.stepOutputs,
             error_code: p.errorCodes,
             error_message: p.errorMessages,
@@ -177,11 +190,13 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
           status: sql<StepStatus>`c.status::${sql.id(schema, "step_status")}`,
           pending_count: eb.ref("c.pending_count"),
           unsatisfied_count: eb.ref("c.unsatisfied_count"),
-          output: eb.ref("c.output"),
-          error_code: eb.ref("c.error_code"),
-          error_message: eb.ref("c.error_message"),
-          completed_by: eb.ref("c.completed_by"),
-          reason: eb.ref("c.reason"),
+          item_count: eb.ref("c.item_count"),
+          // A gate that was completed early has all this already.
+          output: sql<string | null>`coalesce(c.output, s.output)`,
+          error_code: eb.fn.coalesce("c.error_code", "s.error_code"),
+          error_message: eb.fn.coalesce("c.error_message", "s.error_message"),
+          completed_by: eb.fn.coalesce("c.completed_by", "s.completed_by"),
+          reason: eb.fn.coalesce("c.reason", "s.reason"),
           started_at: eb.ref("ended.leased_at"),
           ...entered(sql.ref("c.status")),
         }))
@@ -195,6 +210,7 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
           .innerJoin(
             rowsOf("delta", {
               run_id: p.runIds,
+              step_delta: p.stepDeltas,
               open_delta: p.opens,
               waiting_delta: p.waitings,
               errored_delta: p.erroreds,
@@ -202,7 +218,7 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
             "delta.run_id",
             "r.id",
           )
-          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta"])
+          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta", "delta.step_delta"])
           .orderBy("r.id")
           .forUpdate("r"),
     )

@@ -14,8 +14,15 @@ import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { lockRunReleaseShared } from "../locks/release.ts";
 import { boundedHere } from "../locks/wait.ts";
-import { applyResolution, type StepEnding } from "./apply.ts";
-import { type EndingStep, lockAndResolve } from "./closure.ts";
+import type { Addition } from "./append.ts";
+import type { StepEnding } from "./apply.ts";
+import { changeRuns } from "./changes.ts";
+import type { EndingStep } from "./closure.ts";
+
+/** How an attempt ended, and what its step adds to the run with its success. */
+export interface StepOutcome extends PreparedOutcome {
+  readonly additions?: readonly Addition[];
+}
 
 /** Whether the leases must live, or must have expired (the reaper's). */
 export type LeaseState = "live" | "expired";
@@ -23,34 +30,36 @@ export type LeaseState = "live" | "expired";
 /**
  * Ends the jobs and their steps and answers with the ids of the jobs whose lease was held; the others
  * are untouched. In a transaction of its own, where no lock is waited for, seven round trips: one less
- * when nothing depends on the steps, one more for several runs. Throws `workflow.release_conflict` with
+ * when nothing depends on the steps, one more for several runs, up to three more where map steps begin or end,
+ * five more when steps are added. Throws `workflow.release_conflict` with
  * nothing written when the wait for a release lock was too long. In a caller's transaction the bound of
  * the waits is the caller's to set.
  */
 export async function endStepJobs(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   leases: LeaseState,
 ): Promise<Set<string>> {
   return inTransaction(executor, (trx) => endHeld(trx, outcomes, leases));
 }
 
-async function endHeld(trx: Executor, outcomes: readonly PreparedOutcome[], leases: LeaseState): Promise<Set<string>> {
+async function endHeld(trx: Executor, outcomes: readonly StepOutcome[], leases: LeaseState): Promise<Set<string>> {
   const held = await holdJobs(trx, outcomes, leases);
   if (held.length === 0) return new Set();
   const byJob = new Map(outcomes.map((outcome) => [outcome.lease.jobId.toLowerCase(), outcome]));
   const ending: EndingStep[] = [];
   const endings = new Map<string, StepEnding>();
-  const ended: PreparedOutcome[] = [];
+  const ended: StepOutcome[] = [];
   for (const { job_id, run_id, step_id } of held) {
     const outcome = byJob.get(job_id);
     if (outcome === undefined || step_id === null) throw new LedgerError("workflow.internal_state");
-    ending.push({ runId: run_id, id: step_id, status: outcome.kind === null ? "SUCCEEDED" : "FAILED" });
+    const status = outcome.kind === null ? "SUCCEEDED" : "FAILED";
+    ending.push({ runId: run_id, id: step_id, status, output: outcome.output });
     endings.set(step_id, endingOf(outcome));
     ended.push(outcome);
   }
-  const resolution = await lockAndResolve(trx, ending, async () => {});
-  await applyResolution(trx, resolution, endings, ended);
+  const additions = ended.flatMap((outcome) => outcome.additions ?? []);
+  await changeRuns(trx, { ending, endings, outcomes: ended, additions, alsoLock: [] }, async () => {});
   return new Set(held.map(({ job_id }) => job_id));
 }
 
@@ -59,7 +68,7 @@ async function endHeld(trx: Executor, outcomes: readonly PreparedOutcome[], leas
  * Of several runs, those that were granted are given back before the wait for all of them in key
  * order: who waits for one while holding another could stand in a circle with two cancels.
  */
-async function holdJobs(trx: Executor, outcomes: readonly PreparedOutcome[], leases: LeaseState) {
+export async function holdJobs(trx: Executor, outcomes: readonly PreparedOutcome[], leases: LeaseState) {
   const hold = leases === "live" ? holdLive : holdExpired;
   const args = holdArguments(trx, outcomes);
   const severalRuns = new Set(args.runIds).size > 1;

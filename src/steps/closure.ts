@@ -1,40 +1,62 @@
 /** The steps that the end of some steps may reach, locked in one sorted pass, and the edges between them. */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
+import { fromJson, type JsonText } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import { decodeStepKind, decodeStepStatus } from "../database/statuses.ts";
 import { rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
-import { type Edge, type EndedStep, type Resolution, type ResolvableStep, resolve } from "./resolve.ts";
+import {
+  type Edge,
+  type EndedStep,
+  type NewStep,
+  type Resolution,
+  type ResolvableStep,
+  resolve,
+  terminalOutcomes,
+} from "./resolve.ts";
 
 /** A step that ends, in its run. */
 export interface EndingStep extends EndedStep {
   readonly runId: string;
+  /** What it puts out, where that is not stored yet. */
+  readonly output: JsonText | null;
+}
+
+/** What is to be resolved. */
+export interface Resolving {
+  readonly ending: readonly EndingStep[];
+  readonly added: readonly NewStep[];
+  /** Further steps whose rows are needed: of the ids, those that exist. */
+  readonly alsoLock: readonly { readonly runId: string; readonly id: string }[];
 }
 
 /** How often the steps are locked anew because others have changed what follows from them. */
 const MAX_ROUNDS = 8;
 
 /**
- * Locks the ending steps and all that their end may change, in id order, and resolves it. Ids are given
- * out in topological order, but levels are not: to find more steps below while holding some would take
- * rows out of order. So the reach is estimated first, generously, and when it turns out too small (an
- * append, or a failure elsewhere, came in between) everything is given back and locked anew, all the
- * way down. Three round trips, and three more for each further round. `ready` runs once the steps are
- * locked, before anything is resolved. Throws `workflow.release_conflict`.
+ * Locks the ending steps, all that their end may change and the prerequisites of added ones, in id order,
+ * and resolves it. Ids are given out in topological order, but levels are not: to find more steps below
+ * while holding some would take rows out of order. So the reach is estimated first, and when it turns out too
+ * small (an append, a failure elsewhere, or a map without items came in between) everything is given back
+ * and locked anew, all the way down. Three round trips, one more where a MAP step may expand, and as many
+ * for each further round. `ready` runs once the steps are locked, before anything is resolved. Throws
+ * `workflow.release_conflict`.
  */
 export async function lockAndResolve(
   executor: Executor,
-  ending: readonly EndingStep[],
+  resolving: Resolving,
   ready: (steps: readonly ResolvableStep[]) => Promise<void>,
 ): Promise<Resolution> {
+  const { ending, added } = resolving;
   await savepoint(executor);
   for (let round = 1; round <= MAX_ROUNDS; round += 1) {
-    const steps = await lockClosure(executor, ending, round > 1);
+    const steps = await lockClosure(executor, resolving, round > 1);
     await ready(steps);
     const edges = await outgoingEdges(executor, steps);
-    const resolution = resolve(steps, edges, ending);
+    const lengths = await sourceLengths(executor, [...steps, ...added], ending);
+    const resolution = resolve({ steps, edges, ended: ending, added, lengths });
     if (resolution !== null) return resolution;
     await rollbackToSavepoint(executor);
   }
@@ -46,11 +68,14 @@ interface LockedStep extends ResolvableStep {
   readonly mayEnd: boolean;
 }
 
-async function lockClosure(executor: Executor, ending: readonly EndingStep[], whole: boolean): Promise<LockedStep[]> {
+async function lockClosure(executor: Executor, resolving: Resolving, whole: boolean): Promise<LockedStep[]> {
+  const { ending, alsoLock } = resolving;
   const rows = await closure.execute(executor, {
     runIds: ending.map(({ runId }) => runId),
     stepIds: ending.map(({ id }) => id),
     failures: ending.map(({ status }) => status !== "SUCCEEDED"),
+    otherRunIds: alsoLock.map(({ runId }) => runId),
+    otherIds: alsoLock.map(({ id }) => id),
     whole,
   });
   return rows.map((row) => ({
@@ -61,6 +86,9 @@ async function lockClosure(executor: Executor, ending: readonly EndingStep[], wh
     pendingCount: row.pending_count,
     unsatisfiedCount: row.unsatisfied_count,
     dependentCount: row.dependent_count,
+    keptOutcome: terminalOutcomes.find((outcome) => outcome === row.kept_outcome) ?? null,
+    mapSourceId: row.map_source_id,
+    itemCount: row.item_count,
     mayEnd: row.may_end,
   }));
 }
@@ -75,9 +103,48 @@ async function outgoingEdges(executor: Executor, steps: readonly LockedStep[]): 
   return rows.map((row) => ({ prerequisiteId: row.prerequisite_id, stepId: row.step_id, kind: row.kind }));
 }
 
-const closureParameters = { runIds: "uuid[]", stepIds: "uuid[]", failures: "bool[]", whole: "bool" } as const;
+type MapCandidate = Pick<ResolvableStep, "runId" | "mapSourceId"> & { readonly itemCount?: number | null };
 
-// `reached` stops at steps that will not end: those without an unsatisfied prerequisite, unless `whole`.
+/** How long the arrays are that unexpanded MAP steps fan out over: as stored, or as the ending steps put them out. */
+async function sourceLengths(
+  executor: Executor,
+  steps: readonly MapCandidate[],
+  ending: readonly EndingStep[],
+): Promise<Map<string, number | null>> {
+  const sources = steps.flatMap(({ runId, mapSourceId, itemCount = null }) =>
+    mapSourceId === null || itemCount !== null ? [] : [{ runId, id: mapSourceId }],
+  );
+  if (sources.length === 0) return new Map();
+  const stored = await lengths.execute(executor, {
+    runIds: sources.map(({ runId }) => runId),
+    stepIds: sources.map(({ id }) => id),
+  });
+  const wanted = new Set(sources.map(({ id }) => id));
+  const fresh = ending.filter(({ id, output }) => output !== null && wanted.has(id));
+  return new Map([
+    ...stored.map(({ id, length }): [string, number | null] => [id, length]),
+    ...fresh.map(({ id, output }): [string, number | null] => [id, lengthOf(output)]),
+  ]);
+}
+
+function lengthOf(output: JsonText | null): number | null {
+  const value = fromJson(output);
+  return Array.isArray(value) ? value.length : null;
+}
+
+const closureParameters = {
+  runIds: "uuid[]",
+  stepIds: "uuid[]",
+  failures: "bool[]",
+  otherRunIds: "uuid[]",
+  otherIds: "uuid[]",
+  whole: "bool",
+} as const;
+
+/**
+ * `reached` stops at steps that will not end, unless `whole`: those without an unsatisfied prerequisite, MAP
+ * steps that wait for more, gates that nobody has completed early.
+ */
 const closure = reading("lock_workflow_step_closure_for_update", closureParameters, (db, p) =>
   db
     .withRecursive("reached(run_id, id, may_end, failed)", (qb) =>
@@ -97,8 +164,11 @@ const closure = reading("lock_workflow_step_closure_for_update", closureParamete
             .select([
               "d.run_id",
               "d.step_id as id",
-              sql<boolean>`${p.whole} or s.unsatisfied_count > 0 or (c.failed and d.kind = 'ON_SUCCESS')`.as("may_end"),
-              sql<boolean>`${p.whole} or s.unsatisfied_count > 0 or (c.failed and d.kind = 'ON_SUCCESS')`.as("failed"),
+              sql<boolean>`${p.whole} or s.unsatisfied_count > 0 or (c.failed and d.kind = 'ON_SUCCESS')
+                or s.kept_outcome is not null
+                or (s.map_source_id is not null and s.pending_count <= cardinality(${p.stepIds}))`.as("may_end"),
+              sql<boolean>`${p.whole} or s.unsatisfied_count > 0 or (c.failed and d.kind = 'ON_SUCCESS')
+                or s.kept_outcome in ('FAILED', 'CANCELED')`.as("failed"),
             ]),
         ),
     )
@@ -106,7 +176,14 @@ const closure = reading("lock_workflow_step_closure_for_update", closureParamete
       qb
         .selectFrom("reached as c")
         .groupBy(["c.run_id", "c.id"])
-        .select(["c.run_id", "c.id", sql<boolean>`bool_or(c.may_end)`.as("may_end")]),
+        .select(["c.run_id", "c.id", sql<boolean>`bool_or(c.may_end)`.as("may_end")])
+        .unionAll(
+          qb
+            .selectFrom(rowsOf("other", { run_id: p.otherRunIds, id: p.otherIds }))
+            .where(sql<boolean>`(other.run_id, other.id) not in (select run_id, id from reached)`)
+            .select(["other.run_id", "other.id", sql<boolean>`false`.as("may_end")])
+            .distinct(),
+        ),
     )
     .selectFrom("workflow_steps as s")
     .innerJoin("wanted as w", (join) => join.onRef("w.run_id", "=", "s.run_id").onRef("w.id", "=", "s.id"))
@@ -118,6 +195,9 @@ const closure = reading("lock_workflow_step_closure_for_update", closureParamete
       "s.pending_count",
       "s.unsatisfied_count",
       "s.dependent_count",
+      "s.kept_outcome",
+      "s.map_source_id",
+      "s.item_count",
       "w.may_end",
     ])
     .orderBy("s.id")
@@ -132,4 +212,18 @@ const edges = reading("workflow_step_edges", { runIds: "uuid[]", stepIds: "uuid[
       join.onRef("d.run_id", "=", "source.run_id").onRef("d.prerequisite_id", "=", "source.id"),
     )
     .select(["d.prerequisite_id", "d.step_id", "d.kind"]),
+);
+
+// A statement of its own too: an output that was committed while the lock was waited for counts.
+const lengths = reading("workflow_step_output_lengths", { runIds: "uuid[]", stepIds: "uuid[]" }, (db, p) =>
+  db
+    .selectFrom(rowsOf("source", { run_id: p.runIds, id: p.stepIds }))
+    .innerJoin("workflow_steps as s", (join) =>
+      join.onRef("s.run_id", "=", "source.run_id").onRef("s.id", "=", "source.id"),
+    )
+    .select([
+      "s.id",
+      sql<number | null>`case jsonb_typeof(s.output) when 'array' then jsonb_array_length(s.output) end`.as("length"),
+    ])
+    .distinct(),
 );

@@ -12,8 +12,8 @@ import { storableText } from "../jobs/outcome.ts";
 import { validName } from "../jobs/request.ts";
 import { tryLockRunReleaseShared } from "../locks/release.ts";
 import { withBoundedWait } from "../locks/wait.ts";
-import { applyResolution, type StepEnding } from "./apply.ts";
-import { lockAndResolve } from "./closure.ts";
+import type { StepEnding } from "./apply.ts";
+import { changeRuns } from "./changes.ts";
 import type { TerminalStatus } from "./resolve.ts";
 
 export interface ExternalCompletion {
@@ -77,12 +77,13 @@ async function openGateCompleted(
   const { runId, stepKey } = args;
   let status: StepStatus = "BLOCKED";
   try {
-    const resolution = await lockAndResolve(trx, [{ runId, id: stepId, status: outcome }], async (steps) => {
+    const gate = { runId, id: stepId, status: outcome, output: ending.output };
+    const change = { ending: [gate], endings: new Map([[stepId, ending]]), outcomes: [], additions: [], alsoLock: [] };
+    await changeRuns(trx, change, async (steps) => {
       status = steps.find(({ id }) => id === stepId)?.status ?? "BLOCKED";
       if (status !== "WAITING_FOR_EXTERNAL") throw new NotWaiting();
       await tryLockRunReleaseShared(trx, [runId]);
     });
-    await applyResolution(trx, resolution, new Map([[stepId, ending]]), []);
     return { runId, stepKey, status: outcome, completed: true };
   } catch (error) {
     // The rows are given back even when the caller's transaction goes on: a cancel may be waiting for them.

@@ -4,6 +4,8 @@ import type { RunStatus, StepStatus } from "../database/statuses.ts";
 
 /** How a run's counters change. */
 export interface CounterDeltas {
+  /** Steps in all. */
+  readonly steps: number;
   /** BLOCKED, ENQUEUED and RUNNING steps. */
   readonly open: number;
   /** WAITING_FOR_EXTERNAL steps. */
@@ -13,7 +15,7 @@ export interface CounterDeltas {
 }
 
 /** The counter that a step of this status is counted in, or null for SUCCEEDED. */
-export function counterOf(status: StepStatus): keyof CounterDeltas | null {
+export function counterOf(status: StepStatus): "open" | "waiting" | "errored" | null {
   switch (status) {
     case "BLOCKED":
     case "ENQUEUED":
@@ -46,6 +48,7 @@ export function countersChanged(schema: string, r: string, d: string) {
   const count = (name: string) => sql<number>`(${sql.ref(`${r}.${name}_count`)} + ${sql.ref(`${d}.${name}_delta`)})`;
   const [open, waiting, errored] = [count("open"), count("waiting"), count("errored")];
   return {
+    step_count: count("step"),
     open_count: open,
     waiting_count: waiting,
     errored_count: errored,

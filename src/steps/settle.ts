@@ -15,7 +15,7 @@ import {
 import { settleAttempts } from "../jobs/settle.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import { advance } from "./advance.ts";
-import { endStepJobs } from "./cascade.ts";
+import { endStepJobs, type StepOutcome } from "./cascade.ts";
 
 /**
  * Completes a job, and with it its step: dependents are released in the same commit. One round trip
@@ -36,7 +36,8 @@ export async function failJob(executor: Executor, lease: Lease, failure: Failure
   return settled(await settleJobs(executor, [{ lease, failure }]));
 }
 
-function settled([result]: readonly SettleResult[]): SettledJob {
+/** The answer of a batch of one. Throws its error. */
+export function settled([result]: readonly SettleResult[]): SettledJob {
   if (result === undefined) throw new LedgerError("input.invalid");
   if (!result.ok) throw result.error;
   return { status: result.status, runAt: result.runAt };
@@ -49,8 +50,12 @@ function settled([result]: readonly SettleResult[]): SettledJob {
  * savepoint, and the bound of the waits. An error that concerns all of a group (the database is gone) is
  * thrown, and so is bad input of any item (`payload.not_json`, `input.invalid`), before anything is written.
  */
-export async function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
-  const outcomes = settlements.map(prepareOutcome);
+export function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
+  return settleOutcomes(executor, settlements.map(prepareOutcome));
+}
+
+/** The same for outcomes that are checked already, and may add steps to their runs. */
+export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
   const results = new Map<string, SettleResult>();
   const latest = latestOfEachJob(outcomes);
   if (latest.some(({ lease }) => lease.workflowRunId !== null)) {
@@ -64,7 +69,7 @@ export async function settleJobs(executor: Executor, settlements: readonly Settl
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
 async function settleApart(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
   const [successes, others] = partition(outcomes, isStepSuccess);
@@ -82,7 +87,7 @@ async function settleApart(
  */
 async function settleTogether(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
   const inOrder = () => settleInOrder(executor, outcomes, results);
@@ -93,7 +98,7 @@ async function settleTogether(
 
 async function settleInOrder(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
   const ending = outcomes.every(isStepSuccess) ? outcomes : await settleWithoutSteps(executor, outcomes, results);
@@ -106,16 +111,17 @@ async function settleInOrder(
   await settleEnding(executor, ending, results);
 }
 
-function isStepSuccess({ lease, kind }: PreparedOutcome): boolean {
-  return lease.workflowRunId !== null && kind === null;
+/** A success that one statement can store, if nothing else follows from it. */
+function isStepSuccess({ lease, kind, additions = [] }: StepOutcome): boolean {
+  return lease.workflowRunId !== null && kind === null && additions.length === 0;
 }
 
 /** Retries and ends of jobs outside of runs; returns those whose end is the end of a step. */
 async function settleWithoutSteps(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
-): Promise<PreparedOutcome[]> {
+): Promise<StepOutcome[]> {
   if (outcomes.length === 0) return [];
   const attempts = await settleAttempts(executor, outcomes);
   const stepEnds = new Set<string>();
@@ -129,9 +135,9 @@ async function settleWithoutSteps(
 /** Successes in runs that need no more than one statement; returns the others. */
 async function settleSuccesses(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
-): Promise<PreparedOutcome[]> {
+): Promise<StepOutcome[]> {
   if (outcomes.length === 0) return [];
   const heldBack = new Set<string>();
   for (const { jobId, state } of await advance(executor, outcomes)) {
@@ -144,7 +150,7 @@ async function settleSuccesses(
 /** Ends of steps, one transaction for all; when a run is in the way, each run for itself. */
 async function settleEnding(
   executor: Executor,
-  outcomes: readonly PreparedOutcome[],
+  outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
   if (outcomes.length === 0) return;
@@ -152,20 +158,22 @@ async function settleEnding(
     const held = await endStepJobs(executor, outcomes, "live");
     for (const outcome of outcomes) results.set(idOf(outcome), held.has(idOf(outcome)) ? endedResult(outcome) : lost());
   } catch (error) {
-    const runs = [...new Set(outcomes.map(({ lease }) => lease.workflowRunId))];
     if (executor.transaction !== "none" || !isLedgerError(error) || error.category === "unavailable") throw error;
-    if (runs.length === 1) {
-      for (const outcome of outcomes) results.set(idOf(outcome), { ok: false, error });
-      return;
-    }
-    for (const runId of runs) {
-      await settleEnding(
-        executor,
-        outcomes.filter(({ lease }) => lease.workflowRunId === runId),
-        results,
-      );
-    }
+    const parts = apart(outcomes);
+    if (parts.length === 1) for (const outcome of outcomes) results.set(idOf(outcome), { ok: false, error });
+    else for (const part of parts) await settleEnding(executor, part, results);
   }
+}
+
+/** Each run for itself; those of one run one by one, where something is added: it may be one item that does not fit. */
+function apart(outcomes: readonly StepOutcome[]): StepOutcome[][] {
+  const byRun = new Map<string | null, StepOutcome[]>();
+  for (const outcome of outcomes) {
+    const { workflowRunId } = outcome.lease;
+    byRun.set(workflowRunId, [...(byRun.get(workflowRunId) ?? []), outcome]);
+  }
+  if (byRun.size > 1 || outcomes.every(({ additions = [] }) => additions.length === 0)) return [...byRun.values()];
+  return outcomes.map((outcome) => [outcome]);
 }
 
 const succeeded: SettleResult = { ok: true, status: "SUCCEEDED", runAt: null };
@@ -186,7 +194,7 @@ function idOf({ lease }: PreparedOutcome): string {
  * One job can be settled once in a batch. Of different leases of it only the latest can be held; any
  * other, and a second item for the same, is lost.
  */
-function latestOfEachJob(outcomes: readonly PreparedOutcome[]): PreparedOutcome[] {
+function latestOfEachJob(outcomes: readonly StepOutcome[]): PreparedOutcome[] {
   const byJob = new Map<string, PreparedOutcome>();
   for (const outcome of outcomes) {
     const known = byJob.get(idOf(outcome));

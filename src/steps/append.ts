@@ -1,0 +1,366 @@
+/**
+ * Adding steps to live runs (FEATURES F-W7): what is asked for is found before anything is locked, resolved
+ * together with whatever else ends in the same transaction, and inserted under the lock of the run row.
+ */
+import { sql } from "kysely";
+import { announceJobs } from "../database/announce.ts";
+import type { Executor } from "../database/executor.ts";
+import { type JsonText, toJson } from "../database/json.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { reading, writing } from "../database/statement.ts";
+import type { DependencyKind, StepStatus } from "../database/statuses.ts";
+import { isLedgerError, LedgerError } from "../errors.ts";
+import { insertReleased } from "../jobs/insertion.ts";
+import { errorCodeOf } from "./apply.ts";
+import {
+  edgeRows,
+  insertSteps,
+  type PreparedEdge,
+  type PreparedStep,
+  type PreparedSteps,
+  releasedAtOnce,
+  stepArrayParameters,
+  stepArrays,
+  stepRows,
+} from "./insertion.ts";
+import type { NewStep, Resolution } from "./resolve.ts";
+
+/** A step to add; what it depends on is named by key, among the new steps and the old ones. */
+export interface AddedStep extends Pick<PreparedStep, "id" | "key" | "kind" | "job" | "expiry"> {
+  readonly dependencies: readonly { readonly key: string; readonly kind: DependencyKind }[];
+  readonly map: { readonly over: string; readonly itemEdge: DependencyKind } | null;
+}
+
+/** Steps to add to one run, under a key that makes it happen once. */
+export interface Addition {
+  readonly runId: string;
+  readonly mutationKey: string;
+  /** What a repetition of the same key is compared with. */
+  readonly requested: JsonText;
+  /** In topological order. */
+  readonly steps: readonly AddedStep[];
+}
+
+/** An addition whose dependencies have been found. */
+export interface FoundAddition {
+  readonly addition: Addition;
+  readonly steps: readonly NewStep[];
+  readonly mapSources: ReadonlyMap<string, string>;
+  /** Old steps that the new ones depend on. */
+  readonly prerequisites: readonly { readonly runId: string; readonly id: string }[];
+}
+
+/** What was added, as a repetition is told too. */
+export interface AppendedStep {
+  readonly key: string;
+  readonly id: string;
+  readonly status: StepStatus;
+}
+
+/**
+ * Those that were not applied before, with the steps that they depend on. Two round trips, none for no additions.
+ * Throws `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency`, `workflow.append_duplicate_step_key`.
+ */
+export async function findAdditions(executor: Executor, additions: readonly Addition[]): Promise<FoundAddition[]> {
+  if (additions.length === 0) return [];
+  const applied = await mutations.execute(executor, mutationArrays(additions));
+  if (applied.some(({ same }) => !same)) throw new LedgerError("workflow.append_conflicting_retry");
+  const done = new Set(applied.map(({ run_id, mutation_key }) => placeOf(run_id, mutation_key)));
+  const left = distinct(additions).filter(({ runId, mutationKey }) => !done.has(placeOf(runId, mutationKey)));
+  const wanted = left.flatMap(({ runId, steps }) => lookedUp(steps).map((key) => ({ runId, ...key })));
+  const rows = await stepsByKey.execute(executor, {
+    runIds: wanted.map(({ runId }) => runId),
+    keys: wanted.map(({ key }) => key),
+    prefixes: wanted.map(({ prefix }) => prefix),
+  });
+  const known = new Map<string, KnownStep>(
+    rows.map(({ run_id, step_key, id, is_map }) => [placeOf(run_id, step_key), { id, is_map, stored: true }]),
+  );
+  return left.map((addition) => {
+    const found = foundAddition(addition, (key) => known.get(placeOf(addition.runId, key)));
+    // What comes later may depend on these.
+    for (const { id, key, map } of addition.steps) {
+      known.set(placeOf(addition.runId, key), { id, is_map: map !== null, stored: false });
+    }
+    return found;
+  });
+}
+
+/** Several steps of a run may add the same in one batch: the first of a key counts. */
+function distinct(additions: readonly Addition[]): Addition[] {
+  const byPlace = new Map<string, Addition>();
+  for (const addition of additions) {
+    const place = placeOf(addition.runId, addition.mutationKey);
+    const known = byPlace.get(place);
+    if (known === undefined) byPlace.set(place, addition);
+    else if (known.requested !== addition.requested) throw new LedgerError("workflow.append_conflicting_retry");
+  }
+  return [...byPlace.values()];
+}
+
+function placeOf(runId: string, key: string): string {
+  return `${runId} ${key}`;
+}
+
+/** The keys that are looked for: of dependencies, of the new steps, and those that items of map steps have or will have. */
+function lookedUp(steps: readonly AddedStep[]): { key: string; prefix: boolean }[] {
+  const own = steps.map(({ key }) => key);
+  const dependencies = steps.flatMap((step) => step.dependencies.map(({ key }) => key));
+  const maps = own.flatMap((key) => /^(.*)\[\d+\]$/s.exec(key)?.[1] ?? []);
+  const prefixes = steps.flatMap(({ key, map }) => (map === null ? [] : [{ key: `${key}[`, prefix: true }]));
+  return [...new Set([...own, ...dependencies, ...maps])].map((key) => ({ key, prefix: false })).concat(prefixes);
+}
+
+interface KnownStep {
+  readonly id: string;
+  readonly is_map: boolean;
+  /** False for a step of an earlier addition of the same batch. */
+  readonly stored: boolean;
+}
+
+function foundAddition(addition: Addition, knownStep: (key: string) => KnownStep | undefined): FoundAddition {
+  const { runId, steps } = addition;
+  const ids = new Map(steps.map(({ key, id }) => [key, id]));
+  for (const { key } of steps) refuseTakenKey(key, knownStep);
+  const prerequisites = new Set<string>();
+  const idOf = (key: string, dependent: string): string => {
+    const own = ids.get(key);
+    if (own !== undefined) return own;
+    const known = knownStep(key);
+    if (known === undefined) {
+      throw new LedgerError("workflow.append_unknown_dependency", { details: { stepKey: dependent, dependency: key } });
+    }
+    if (known.stored) prerequisites.add(known.id);
+    return known.id;
+  };
+  const mapSources = new Map(
+    steps.flatMap(({ id, key, map }) => (map === null ? [] : [[id, idOf(map.over, key)] as const])),
+  );
+  const fresh = steps.map(({ id, key, kind, dependencies }) => ({
+    runId,
+    id,
+    kind,
+    mapSourceId: mapSources.get(id) ?? null,
+    prerequisites: dependencies.map((edge) => ({
+      prerequisiteId: idOf(edge.key, key),
+      stepId: id,
+      kind: edge.kind,
+    })),
+  }));
+  return { addition, steps: fresh, mapSources, prerequisites: [...prerequisites].map((id) => ({ runId, id })) };
+}
+
+function refuseTakenKey(key: string, knownStep: (key: string) => KnownStep | undefined): void {
+  const map = /^(.*)\[\d+\]$/s.exec(key)?.[1];
+  const takesItemKey = map !== undefined && knownStep(map)?.is_map === true;
+  if (takesItemKey || knownStep(key) !== undefined || knownStep(`${key}[`) !== undefined) {
+    throw new LedgerError("workflow.append_duplicate_step_key", { details: { stepKey: key } });
+  }
+}
+
+/**
+ * Locks the run rows and records the mutations; false when one of them was recorded meanwhile. The lock comes
+ * first: the foreign key of what is inserted would take it in a weaker form. Two round trips, none for no additions.
+ */
+export async function recordAdditions(
+  executor: Executor,
+  found: readonly FoundAddition[],
+  resolution: Resolution,
+): Promise<boolean> {
+  if (found.length === 0) return true;
+  const additions = found.map(({ addition }) => addition);
+  await lockRuns.execute(executor, { runIds: additions.map(({ runId }) => runId) });
+  const rows = await record.execute(executor, {
+    ...mutationArrays(additions),
+    results: additions.map((addition) => toJson(appendedSteps(addition, resolution), "result")),
+  });
+  return rows.length === found.length;
+}
+
+/** What an addition has come to. */
+export function appendedSteps({ steps }: Addition, { added }: Resolution): AppendedStep[] {
+  return steps.map(({ key, id }) => ({ key, id, status: added.get(id)?.status ?? "BLOCKED" }));
+}
+
+/**
+ * Inserts the new steps with their edges, and puts the jobs of those that are runnable into the queue. One round
+ * trip, none for no additions. Throws `workflow.append_duplicate_step_key`.
+ */
+export async function insertAdditions(
+  executor: Executor,
+  found: readonly FoundAddition[],
+  resolution: Resolution,
+): Promise<void> {
+  if (found.length === 0) return;
+  const dependents = new Map<string, number>();
+  for (const { prerequisiteId } of found.flatMap(edgesOf)) {
+    dependents.set(prerequisiteId, (dependents.get(prerequisiteId) ?? 0) + 1);
+  }
+  const runs = found.map((addition) => preparedSteps(addition, resolution, dependents));
+  try {
+    await insert.execute(executor, { ...stepArrays(runs), notify: executor.settings.notify });
+  } catch (error) {
+    throw isLedgerError(error) ? takenMeanwhile(error) : error;
+  }
+}
+
+/** Another addition has taken a key since the keys were looked for. */
+function takenMeanwhile(error: LedgerError): LedgerError {
+  const { constraint, sqlstate, cause } = error;
+  if (constraint !== "workflow_steps_step_key_key") return error;
+  return new LedgerError("workflow.append_duplicate_step_key", { constraint, sqlstate, cause });
+}
+
+function edgesOf({ steps }: FoundAddition): PreparedEdge[] {
+  return steps.flatMap(({ prerequisites }) => prerequisites);
+}
+
+function preparedSteps(
+  found: FoundAddition,
+  resolution: Resolution,
+  dependents: ReadonlyMap<string, number>,
+): PreparedSteps {
+  const { addition, mapSources } = found;
+  const prepared = addition.steps.map(({ id, key, kind, job, expiry, map }): PreparedStep => {
+    const change = resolution.added.get(id);
+    if (change === undefined) throw new LedgerError("workflow.internal_state");
+    const { status, pendingCount, unsatisfiedCount, itemCount } = change;
+    return {
+      id,
+      key,
+      kind,
+      job,
+      expiry,
+      status,
+      pendingCount,
+      unsatisfiedCount,
+      dependentCount: dependents.get(id) ?? 0,
+      errorCode: errorCodeOf(change),
+      map: map === null ? null : { sourceId: mapSources.get(id) ?? "", itemEdge: map.itemEdge, itemCount },
+    };
+  });
+  return { runId: addition.runId, steps: prepared, edges: edgesOf(found) };
+}
+
+const mutationParameters = { runIds: "uuid[]", keys: "text[]", requested: "jsonb[]" } as const;
+
+function mutationArrays(additions: readonly Addition[]) {
+  return {
+    runIds: additions.map(({ runId }) => runId),
+    keys: additions.map(({ mutationKey }) => mutationKey),
+    requested: additions.map(({ requested }) => requested),
+  };
+}
+
+const mutations = reading("find_workflow_mutations", mutationParameters, (db, p) =>
+  db
+    .selectFrom(rowsOf("asked", { run_id: p.runIds, key: p.keys, requested: p.requested }))
+    .innerJoin("workflow_run_mutations as m", (join) =>
+      join.onRef("m.run_id", "=", "asked.run_id").onRef("m.mutation_key", "=", "asked.key"),
+    )
+    .select([
+      "m.run_id",
+      "m.mutation_key",
+      sql<boolean>`m.mutation = 'append' and m.requested = asked.requested`.as("same"),
+    ]),
+);
+
+// A prefix finds one of the steps that begin with it, and stands for it under its own name.
+const stepsByKey = reading(
+  "find_workflow_steps_by_key",
+  { runIds: "uuid[]", keys: "text[]", prefixes: "bool[]" },
+  (db, p) =>
+    db
+      .selectFrom(rowsOf("wanted", { run_id: p.runIds, key: p.keys, prefix: p.prefixes }))
+      .innerJoinLateral(
+        (eb) =>
+          eb
+            .selectFrom("workflow_steps as s")
+            .whereRef("s.run_id", "=", "wanted.run_id")
+            .whereRef("s.step_key", "=", "wanted.key")
+            .where("wanted.prefix", "=", false)
+            .select(["s.id", sql<boolean>`s.map_source_id is not null`.as("is_map")])
+            .unionAll(
+              eb
+                .selectFrom("workflow_steps as s")
+                .whereRef("s.run_id", "=", "wanted.run_id")
+                .where(sql<boolean>`wanted.prefix and starts_with(s.step_key, wanted.key)`)
+                .select(["s.id", sql<boolean>`false`.as("is_map")])
+                .limit(1),
+            )
+            .as("s"),
+        (join) => join.onTrue(),
+      )
+      .select(["wanted.run_id", "wanted.key as step_key", "s.id", "s.is_map"]),
+);
+
+const lockRuns = reading("lock_workflow_runs_for_update", { runIds: "uuid[]" }, (db, p) =>
+  db
+    .selectFrom("workflow_runs as r")
+    .select("r.id")
+    .where(sql<boolean>`r.id = any(${p.runIds})`)
+    .orderBy("r.id")
+    .forUpdate("r"),
+);
+
+const record = writing("record_workflow_mutations", { ...mutationParameters, results: "jsonb[]" }, (db, p) =>
+  db
+    .insertInto("workflow_run_mutations")
+    .columns(["run_id", "mutation_key", "mutation", "requested", "result"])
+    .expression((eb) =>
+      eb
+        .selectFrom(rowsOf("asked", { run_id: p.runIds, key: p.keys, requested: p.requested, result: p.results }))
+        .select(["asked.run_id", "asked.key", sql<string>`'append'`.as("mutation"), "asked.requested", "asked.result"])
+        .orderBy("asked.run_id")
+        .orderBy("asked.key"),
+    )
+    .onConflict((conflict) => conflict.doNothing())
+    .returning("mutation_key"),
+);
+
+// The old prerequisites and the run rows are locked by the transaction; the rest is new.
+const insert = writing("append_workflow_steps", { ...stepArrayParameters, notify: "bool" }, (db, p, schema) =>
+  db
+    .with("step", (qb) =>
+      qb
+        .selectFrom(stepRows(p))
+        .innerJoin("workflow_runs as r", "r.id", "given.run_id")
+        .selectAll("given")
+        .select("r.organization_id"),
+    )
+    .with("steps", (qb) => insertSteps(qb, schema))
+    .with("edge", (qb) => qb.selectFrom(edgeRows(p)).selectAll())
+    .with("edges", (qb) =>
+      qb
+        .insertInto("workflow_step_dependencies")
+        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
+        .expression((eb) =>
+          eb
+            .selectFrom("edge as e")
+            .select([
+              "e.run_id",
+              "e.prerequisite_id",
+              "e.step_id",
+              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
+            ]),
+        ),
+    )
+    .with("depended", (qb) =>
+      qb
+        .updateTable("workflow_steps as s")
+        .from(
+          qb
+            .selectFrom("edge as e")
+            .groupBy(["e.run_id", "e.prerequisite_id"])
+            .select(({ fn }) => ["e.run_id", "e.prerequisite_id", fn.countAll<number>().as("dependents")])
+            .as("more"),
+        )
+        .whereRef("s.run_id", "=", "more.run_id")
+        .whereRef("s.id", "=", "more.prerequisite_id")
+        .set({ dependent_count: sql<number>`s.dependent_count + more.dependents` })
+        .returning("s.id"),
+    )
+    .with("released", (qb) => releasedAtOnce(qb))
+    .with("inserted", (qb) => insertReleased(qb))
+    .selectNoFrom(announceJobs(p.notify, schema, sql`select from inserted`).as("announced")),
+);
