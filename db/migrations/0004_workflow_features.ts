@@ -6,11 +6,18 @@ export function workflowFeatures(schema: string): SchemaMigration {
   const name = qualifiedNames(schema);
   return {
     async up(db) {
-      await runAll(db, [...runColumns(name), ...stepColumns(name), ...stepShapes(name), ...openGates(name)]);
+      await runAll(db, [
+        ...runColumns(name),
+        ...stepColumns(name),
+        ...stepShapes(name),
+        ...openGates(name),
+        ...lookUps(name),
+      ]);
     },
     async down(db) {
       await runAll(db, [
         ...withoutNewerRuns(name),
+        ...lookUpsBefore(name),
         ...openGatesBefore(name),
         ...stepShapesBefore(name),
         ...stepKindBefore(name),
@@ -127,6 +134,33 @@ function openGates(name: QualifiedName) {
     sql`
     create index workflow_steps_expiring_gates on ${name("workflow_steps")} (expires_at)
     where open_since is not null and expires_at is not null`,
+  ];
+}
+
+/**
+ * One index for each way of looking up, so that a plan made before the first ANALYZE cannot choose one that reads a
+ * whole run for each row: steps of a run by id and edges by prerequisite have the only indexes that begin with the
+ * run; steps by key and edges by dependent have indexes that do not.
+ */
+function lookUps(name: QualifiedName) {
+  return [
+    sql`
+    alter table ${name("workflow_steps")}
+      drop constraint workflow_steps_step_key_key,
+      add constraint workflow_steps_step_key_key unique (step_key, run_id)`,
+    sql`drop index ${name("workflow_step_dependencies_by_step")}`,
+    sql`create index workflow_step_dependencies_by_step on ${name("workflow_step_dependencies")} (step_id)`,
+  ];
+}
+
+function lookUpsBefore(name: QualifiedName) {
+  return [
+    sql`drop index ${name("workflow_step_dependencies_by_step")}`,
+    sql`create index workflow_step_dependencies_by_step on ${name("workflow_step_dependencies")} (run_id, step_id)`,
+    sql`
+    alter table ${name("workflow_steps")}
+      drop constraint workflow_steps_step_key_key,
+      add constraint workflow_steps_step_key_key unique (run_id, step_key)`,
   ];
 }
 

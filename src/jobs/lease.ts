@@ -58,8 +58,8 @@ export function leaseColumns(p: Placeholders<typeof leaseParameters>) {
  */
 export function sameLease(q: string, input: string): RawBuilder<boolean> {
   const [held, given] = [sql.id(q), sql.id(input)];
-  return sql<boolean>`(${held}.run_number = ${given}.run_number
-    and ${held}.attempt = ${given}.attempt and ${held}.worker_id = ${given}.worker_id)`;
+  return sql<boolean>`coalesce(${held}.run_number = ${given}.run_number
+    and ${held}.attempt = ${given}.attempt and ${held}.worker_id = ${given}.worker_id, false)`;
 }
 
 /**

@@ -27,17 +27,20 @@ export interface AdvancedJob {
 /** Completes what can be completed without waiting for a release lock. One round trip. */
 export async function advance(executor: Executor, successes: readonly PreparedOutcome[]): Promise<AdvancedJob[]> {
   const runIds = successes.map(({ lease }) => lease.workflowRunId ?? "");
-  const rows = await complete.execute(executor, {
-    ...leaseArguments(
-      executor,
-      successes.map(({ lease }) => lease),
-    ),
+  const leases = leaseArguments(
+    executor,
+    successes.map(({ lease }) => lease),
+  );
+  const row = await complete.executeFirst(executor, {
+    ...leases,
     runIds,
     releaseKeys: runIds.map((runId) => String(runReleaseKey(runId))),
     outputs: successes.map(({ output }) => output),
     notify: executor.settings.notify,
   });
-  return rows.map((row) => ({ jobId: row.job_id, state: row.state }));
+  const [held, done] = [new Set(row?.held), new Set(row?.done)];
+  const stateOf = (jobId: string) => (done.has(jobId) ? "SUCCEEDED" : held.has(jobId) ? "HELD_BACK" : "LOST");
+  return leases.jobIds.map((jobId) => ({ jobId, state: stateOf(jobId) }));
 }
 
 const advanceParameters = {
@@ -53,6 +56,8 @@ const advanceParameters = {
  * rows, `granted` the release locks, `locked` own and dependent steps together in id order, `run` the
  * run rows. What a lock waited for is seen: a locked row comes back in its latest version. Edges are
  * read before that, so an own step whose number of dependents has changed meanwhile holds its run back.
+ *
+ * No step of it joins two lists of the batch: the planner takes them for short, and would compare each with each.
  */
 const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema) =>
   db
@@ -95,40 +100,60 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
           .selectFrom(qb.selectFrom("fenced").select(["fenced.run_id", "fenced.release_key"]).distinct().as("f"))
           .select(["f.run_id", sql<boolean>`pg_try_advisory_xact_lock_shared(f.release_key)`.as("ok")]),
     )
-    .with("edge", (qb) =>
+    .with("reach", (qb) =>
       qb
         .selectFrom("fenced as f")
-        .innerJoin("granted as g", "g.run_id", "f.run_id")
-        .innerJoin("workflow_step_dependencies as d", (join) =>
-          join.onRef("d.run_id", "=", "f.run_id").onRef("d.prerequisite_id", "=", "f.step_id"),
+        .innerJoinLateral(
+          (eb) =>
+            eb
+              .selectFrom("workflow_step_dependencies as d")
+              .whereRef("d.run_id", "=", "f.run_id")
+              .whereRef("d.prerequisite_id", "=", "f.step_id")
+              .select(({ fn }) => [
+                fn.countAll<number>().as("dependents"),
+                sql<string[]>`array_agg(d.step_id)`.as("dependent_ids"),
+              ])
+              .as("edges"),
+          (join) => join.onTrue(),
         )
-        .where("g.ok", "=", true)
-        .select(["d.run_id", "d.prerequisite_id", "d.step_id"]),
+        .where(sql<boolean>`coalesce(f.run_id in (select run_id from granted where ok), false)`)
+        .select([
+          "f.id as job_id",
+          "f.run_id",
+          sql<string>`f.step_id`.as("step_id"),
+          "f.output",
+          "f.leased_at",
+          "edges.dependents",
+          "edges.dependent_ids",
+        ]),
     )
     .with("touched", (qb) =>
       qb
-        .selectFrom("edge")
-        .groupBy(["edge.run_id", "edge.step_id"])
+        .selectFrom("reach as r")
+        .innerJoin(sql<{ id: string }>`unnest(r.dependent_ids)`.as<"dependent">(sql`dependent(id)`), (join) =>
+          join.onTrue(),
+        )
+        .groupBy(["r.run_id", "dependent.id"])
         .select(({ fn }) => [
-          "edge.run_id",
-          "edge.step_id",
-          sql<boolean>`false`.as("own"),
+          "r.run_id",
+          "dependent.id as step_id",
           fn.countAll<number>().as("prerequisites"),
-          sql<number>`0`.as("dependents"),
+          sql<number | null>`null::bigint`.as("dependents"),
+          sql<string | null>`null::uuid`.as("job_id"),
+          sql<string | null>`null::jsonb`.as("output"),
+          sql<Date | null>`null::timestamptz`.as("leased_at"),
         ])
         .unionAll(
           qb
-            .selectFrom("fenced as f")
-            .innerJoin("granted as g", "g.run_id", "f.run_id")
-            .leftJoin("edge", "edge.prerequisite_id", "f.step_id")
-            .where("g.ok", "=", true)
-            .groupBy(["f.run_id", "f.step_id"])
-            .select(({ fn }) => [
-              "f.run_id",
-              sql<string>`f.step_id`.as("step_id"),
-              sql<boolean>`true`.as("own"),
+            .selectFrom("reach as r")
+            .select([
+              "r.run_id",
+              "r.step_id",
               sql<number>`0`.as("prerequisites"),
-              fn.count<number>("edge.step_id").as("dependents"),
+              "r.dependents",
+              "r.job_id",
+              "r.output",
+              "r.leased_at",
             ]),
         ),
     )
@@ -142,10 +167,12 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
             "s.run_id",
             "s.id",
             "s.kind",
-            "t.own",
+            "t.job_id",
+            "t.output",
+            "t.leased_at",
             sql<number>`s.pending_count - t.prerequisites`.as("pending_count"),
             sql<boolean>`case
-              when t.own then s.status in ('ENQUEUED', 'RUNNING') and s.dependent_count = t.dependents
+              when t.job_id is not null then s.status in ('ENQUEUED', 'RUNNING') and s.dependent_count = t.dependents
               else s.status = 'BLOCKED' and (
                 s.pending_count > t.prerequisites
                 or (s.unsatisfied_count = 0 and s.kind in ('JOB', 'EXTERNAL') and s.kept_outcome is null)
@@ -155,23 +182,27 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
           .orderBy("s.id")
           .forUpdate("s"),
     )
-    .with("admitted", (qb) =>
-      qb.selectFrom("locked as l").groupBy("l.run_id").having(sql<boolean>`bool_and(l.fits)`).select("l.run_id"),
+    .with(
+      (cte) => cte("judged").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("locked as l")
+          .selectAll("l")
+          .select(sql<boolean>`bool_and(l.fits) over (partition by l.run_id)`.as("admitted")),
     )
     .with("change", (qb) =>
       qb
-        .selectFrom("locked as l")
-        .innerJoin("admitted as a", "a.run_id", "l.run_id")
-        .leftJoin("fenced as f", "f.step_id", "l.id")
+        .selectFrom("judged as l")
+        .where("l.admitted", "=", true)
         .select([
           "l.run_id",
           "l.id as step_id",
-          "l.own",
+          "l.job_id",
           "l.pending_count",
-          "f.output",
-          "f.leased_at",
+          "l.output",
+          "l.leased_at",
           sql<StepStatus>`(case
-            when l.own then 'SUCCEEDED'
+            when l.job_id is not null then 'SUCCEEDED'
             when l.pending_count > 0 then 'BLOCKED'
             when l.kind = 'JOB' then 'ENQUEUED'
             else 'WAITING_FOR_EXTERNAL'
@@ -207,9 +238,8 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
     .with("ended", (qb) =>
       qb
         .deleteFrom("job_queue as q")
-        .using("fenced as f")
-        .innerJoin("admitted as a", "a.run_id", "f.run_id")
-        .whereRef("q.id", "=", "f.id")
+        .using("change as c")
+        .whereRef("q.id", "=", "c.job_id")
         .returning([
           ...keptOfQueue,
           sql<JobStatus>`'SUCCEEDED'::${sql.id(schema, "job_status")}`.as("status"),
@@ -253,16 +283,9 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
         announceRuns(p.notify, schema, sql`select id from counted where ended_at is not null`).as("runs"),
       ]),
     )
-    .selectFrom("input as i")
-    .leftJoin("fenced as f", "f.id", "i.job_id")
-    .leftJoin("admitted as a", "a.run_id", "f.run_id")
-    .innerJoin("announced", (join) => join.onTrue())
+    .selectFrom("announced")
     .select([
-      "i.job_id",
-      sql<AdvancedJob["state"]>`case
-        when f.id is null then 'LOST'
-        when a.run_id is null then 'HELD_BACK'
-        else 'SUCCEEDED'
-      end`.as("state"),
+      sql<string[]>`array(select id from fenced)`.as("held"),
+      sql<string[]>`array(select job_id from change where job_id is not null)`.as("done"),
     ]),
 );

@@ -67,12 +67,8 @@ export async function findAdditions(executor: Executor, additions: readonly Addi
   if (applied.some(({ same }) => !same)) throw new LedgerError("workflow.append_conflicting_retry");
   const done = new Set(applied.map(({ run_id, mutation_key }) => placeOf(run_id, mutation_key)));
   const left = distinct(additions).filter(({ runId, mutationKey }) => !done.has(placeOf(runId, mutationKey)));
-  const wanted = left.flatMap(({ runId, steps }) => lookedUp(steps).map((key) => ({ runId, ...key })));
-  const rows = await stepsByKey.execute(executor, {
-    runIds: wanted.map(({ runId }) => runId),
-    keys: wanted.map(({ key }) => key),
-    prefixes: wanted.map(({ prefix }) => prefix),
-  });
+  const { keys, prefixes } = lookedUp(left.flatMap(({ steps }) => steps));
+  const rows = await stepsByKey.execute(executor, { runIds: left.map(({ runId }) => runId), keys, prefixes });
   const known = new Map<string, KnownStep>(
     rows.map(({ run_id, step_key, id, is_map }) => [placeOf(run_id, step_key), { id, is_map, stored: true }]),
   );
@@ -103,12 +99,12 @@ function placeOf(runId: string, key: string): string {
 }
 
 /** The keys that are looked for: of dependencies, of the new steps, and those that items of map steps have or will have. */
-function lookedUp(steps: readonly AddedStep[]): { key: string; prefix: boolean }[] {
+function lookedUp(steps: readonly AddedStep[]): { keys: string[]; prefixes: string[] } {
   const own = steps.map(({ key }) => key);
   const dependencies = steps.flatMap((step) => step.dependencies.map(({ key }) => key));
   const maps = own.flatMap((key) => /^(.*)\[\d+\]$/s.exec(key)?.[1] ?? []);
-  const prefixes = steps.flatMap(({ key, map }) => (map === null ? [] : [{ key: `${key}[`, prefix: true }]));
-  return [...new Set([...own, ...dependencies, ...maps])].map((key) => ({ key, prefix: false })).concat(prefixes);
+  const prefixes = steps.flatMap(({ key, map }) => (map === null ? [] : [`${key}[`]));
+  return { keys: [...new Set([...own, ...dependencies, ...maps])], prefixes };
 }
 
 interface KnownStep {
@@ -265,33 +261,28 @@ const mutations = reading("find_workflow_mutations", mutationParameters, (db, p)
     ]),
 );
 
-// A prefix finds one of the steps that begin with it, and stands for it under its own name.
+// Many keys are looked for among the steps of few runs. An item of a map step stands for the prefix of its key.
 const stepsByKey = reading(
   "find_workflow_steps_by_key",
-  { runIds: "uuid[]", keys: "text[]", prefixes: "bool[]" },
+  { runIds: "uuid[]", keys: "text[]", prefixes: "text[]" },
   (db, p) =>
     db
-      .selectFrom(rowsOf("wanted", { run_id: p.runIds, key: p.keys, prefix: p.prefixes }))
-      .innerJoinLateral(
-        (eb) =>
-          eb
-            .selectFrom("workflow_steps as s")
-            .whereRef("s.run_id", "=", "wanted.run_id")
-            .whereRef("s.step_key", "=", "wanted.key")
-            .where("wanted.prefix", "=", false)
-            .select(["s.id", sql<boolean>`s.map_source_id is not null`.as("is_map")])
-            .unionAll(
-              eb
-                .selectFrom("workflow_steps as s")
-                .whereRef("s.run_id", "=", "wanted.run_id")
-                .where(sql<boolean>`wanted.prefix and starts_with(s.step_key, wanted.key)`)
-                .select(["s.id", sql<boolean>`false`.as("is_map")])
-                .limit(1),
-            )
-            .as("s"),
-        (join) => join.onTrue(),
-      )
-      .select(["wanted.run_id", "wanted.key as step_key", "s.id", "s.is_map"]),
+      .selectFrom("workflow_steps as s")
+      .where(sql<boolean>`s.run_id = any(${p.runIds})`)
+      .where(sql<boolean>`s.step_key = any(${p.keys})`)
+      .select(["s.run_id", "s.step_key", "s.id", sql<boolean>`s.map_source_id is not null`.as("is_map")])
+      .unionAll(
+        db
+          .selectFrom("workflow_steps as s")
+          .where(sql<boolean>`cardinality(${p.prefixes}) > 0 and s.run_id = any(${p.runIds})`)
+          .where(sql<boolean>`regexp_replace(s.step_key, '\\d+\\]$', '') = any(${p.prefixes})`)
+          .select([
+            "s.run_id",
+            sql<string>`regexp_replace(s.step_key, '\\d+\\]$', '')`.as("step_key"),
+            "s.id",
+            sql<boolean>`false`.as("is_map"),
+          ]),
+      ),
 );
 
 const lockRuns = reading("lock_workflow_runs_for_update", { runIds: "uuid[]" }, (db, p) =>

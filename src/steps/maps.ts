@@ -49,9 +49,7 @@ const collect = writing("collect_map_outputs", { runIds: "uuid[]", stepIds: "uui
     .with("gathered", (qb) =>
       qb
         .selectFrom(rowsOf("map", { run_id: p.runIds, id: p.stepIds }))
-        .leftJoin("workflow_step_dependencies as d", (join) =>
-          join.onRef("d.run_id", "=", "map.run_id").onRef("d.step_id", "=", "map.id"),
-        )
+        .leftJoin("workflow_step_dependencies as d", "d.step_id", "map.id")
         .leftJoin("workflow_steps as i", (join) =>
           join
             .onRef("i.run_id", "=", "d.run_id")

@@ -41,9 +41,7 @@ export async function prerequisiteOutputs(
 const outputs = reading("prerequisite_outputs", { jobIds: "uuid[]", runIds: "uuid[]", stepIds: "uuid[]" }, (db, p) =>
   db
     .selectFrom(rowsOf("claimed", { job_id: p.jobIds, run_id: p.runIds, step_id: p.stepIds }))
-    .innerJoin("workflow_step_dependencies as d", (join) =>
-      join.onRef("d.run_id", "=", "claimed.run_id").onRef("d.step_id", "=", "claimed.step_id"),
-    )
+    .innerJoin("workflow_step_dependencies as d", "d.step_id", "claimed.step_id")
     .innerJoin("workflow_steps as s", (join) =>
       join.onRef("s.run_id", "=", "d.run_id").onRef("s.id", "=", "d.prerequisite_id"),
     )

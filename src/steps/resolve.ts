@@ -173,7 +173,8 @@ class StepState {
   }
 
   get changed(): boolean {
-    return this.status !== this.before.status || this.pendingCount !== this.before.pendingCount;
+    const { status, pendingCount, itemCount } = this.before;
+    return this.status !== status || this.pendingCount !== pendingCount || this.itemCount !== itemCount;
   }
 
   /** Whether the step is to be followed: it has ended by what its prerequisites did, and was not asked before. */
