@@ -101,26 +101,21 @@ export function resolve({ steps, edges, ended, added, lengths }: Resolvable): Re
   const lengthOf = (id: string) => states.get(id)?.itemCount ?? lengths.get(id) ?? null;
   const outgoing = edgesByPrerequisite(edges);
   const queue: EndedStep[] = [...ended];
-  for (let place = 0; place < queue.length; place += 1) {
-    const next = queue[place];
-    const state = next && states.get(next.id);
-    const dependents = (next && outgoing.get(next.id)) ?? [];
-    if (next === undefined || state === undefined || dependents.length !== state.before.dependentCount) return null;
-    state.status = next.status;
+  for (const { id, status } of queue) {
+    const state = states.get(id);
+    const dependents = outgoing.get(id) ?? [];
+    if (state === undefined || dependents.length !== state.before.dependentCount) return null;
+    state.status = status;
     for (const edge of dependents) {
       const dependent = states.get(edge.stepId);
       if (dependent === undefined) return null;
-      dependent.losePrerequisite(edge.kind === "ON_SUCCESS" && next.status !== "SUCCEEDED", lengthOf);
+      dependent.losePrerequisite(edge.kind === "ON_SUCCESS" && status !== "SUCCEEDED", lengthOf);
       if (dependent.hasJustEnded()) queue.push({ id: edge.stepId, status: dependent.status });
     }
   }
+  const changed = [...states.values()].filter((state) => state.changed);
   const fresh = addedStates(added, states, lengthOf);
-  return fresh === null
-    ? null
-    : resolutionOf(
-        [...states.values()].filter((state) => state.changed),
-        fresh,
-      );
+  return fresh === null ? null : resolutionOf(changed, fresh);
 }
 
 type LengthOf = (stepId: string) => number | null;
