@@ -1,7 +1,14 @@
 /** createLedger(): binds the aggregates to the service's Kysely instance, or to one of its transactions. */
 
+import type { Kysely, Transaction } from "kysely";
 import type { JsonValue } from "./database/column-types.ts";
-import { type AnyKysely, createExecutor, type Executor, type LedgerSettings } from "./database/executor.ts";
+import {
+  type AnyDatabase,
+  type AnyKysely,
+  createExecutor,
+  type Executor,
+  type LedgerSettings,
+} from "./database/executor.ts";
 import { Listener, type ListenSource, type NotificationHandler } from "./database/listener.ts";
 import { DEFAULT_SCHEMA, validSchemaName } from "./database/schema.ts";
 import type { Scope } from "./database/scope.ts";
@@ -33,16 +40,16 @@ import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
-import { type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
+import { completeJobWith, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
 import { failJob, settled } from "./steps/settle.ts";
 
-export interface LedgerOptions {
+export interface LedgerOptions<DB = AnyDatabase> {
   /** The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. */
-  readonly db: AnyKysely;
+  readonly db: Kysely<DB>;
   /** The schema that holds the ledger's tables. Default `runledger`. */
   readonly schema?: string;
   /** Makes a connection for LISTEN, such as `() => new pg.Client(url)`. Without it waiters poll. */
@@ -64,7 +71,7 @@ function warn(error: unknown): void {
 }
 
 /** Binds a ledger. Nothing is sent until a function is called. Throws `config.invalid`. */
-export function createLedger(options: LedgerOptions): Ledger {
+export function createLedger<DB>(options: LedgerOptions<DB>): Ledger<DB> {
   const { db, notify = true, lockWaitMs = DEFAULT_LOCK_WAIT_MS, listen, onListenError = warn } = options;
   if (!Number.isInteger(lockWaitMs) || lockWaitMs < 1 || lockWaitMs > MAX_LOCK_WAIT_MS) {
     throw new LedgerError("config.invalid", {
@@ -76,9 +83,12 @@ export function createLedger(options: LedgerOptions): Ledger {
   return new Ledger(executor, listen === undefined ? null : new Listener(listen, onListenError));
 }
 
-/** The ledger's functions by aggregate. */
-export class Ledger {
-  readonly jobs: Jobs;
+/**
+ * The ledger's functions by aggregate. `DB` is the service's own database type, which what it writes in
+ * the transaction of a completion is checked against; `Ledger` alone takes a ledger on any database.
+ */
+export class Ledger<DB = AnyDatabase> {
+  readonly jobs: Jobs<DB>;
   readonly runs: Runs;
   readonly steps: Steps;
   readonly #executor: Executor;
@@ -88,7 +98,7 @@ export class Ledger {
   constructor(executor: Executor, listener: Listener | null) {
     this.#executor = executor;
     this.#listener = listener;
-    this.jobs = new Jobs(executor);
+    this.jobs = new Jobs<DB>(executor);
     this.runs = new Runs(executor, listener);
     this.steps = new Steps(executor);
   }
@@ -99,7 +109,7 @@ export class Ledger {
   }
 
   /** The same functions inside the caller's transaction, which they never commit or roll back. */
-  in(trx: AnyKysely): Ledger {
+  in(trx: AnyKysely): Ledger<DB> {
     if (!trx.isTransaction) {
       throw new LedgerError("input.invalid", { message: "ledger.in() takes a transaction of the service's Kysely." });
     }
@@ -117,7 +127,7 @@ export class Ledger {
 }
 
 /** Jobs: see each function for its round trips and errors. */
-class Jobs {
+class Jobs<DB = AnyDatabase> {
   readonly #executor: Executor;
 
   constructor(executor: Executor) {
@@ -175,8 +185,22 @@ class Jobs {
     return appendLogs(this.#executor, lease, lines);
   }
 
-  /** Completes a job, and what its step adds to the run. */
-  async complete(lease: Lease, success: StepSuccess = {}): Promise<SettledJob> {
+  /**
+   * Completes a job, with what its step adds to the run; with `body`, in one commit with what `body` writes through the transaction that it
+   * gets, so that this happens exactly once.
+   *
+   * ```ts
+   * await ledger.jobs.complete(lease, { output: { credited: 500 } }, async (trx) => {
+   *   await trx.insertInto("credits").values({ account, cents: 500 }).execute();
+   * });
+   * ```
+   */
+  async complete(
+    lease: Lease,
+    success: StepSuccess = {},
+    body?: (trx: Transaction<DB>) => Promise<unknown>,
+  ): Promise<SettledJob> {
+    if (body !== undefined) return completeJobWith(this.#executor, lease, success, body);
     return settled(await settle(this.#executor, [{ lease, success }]));
   }
 

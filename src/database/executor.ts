@@ -1,4 +1,4 @@
-import type { Kysely } from "kysely";
+import type { Kysely, Transaction } from "kysely";
 import type { LedgerTables } from "./tables.ts";
 
 /** How a ledger behaves, the same for all of its functions. */
@@ -9,12 +9,20 @@ export interface LedgerSettings {
   readonly lockWaitMs: number;
 }
 
+// Any database type, plugins and dialect: this is the border where the service's own handle comes in.
+// biome-ignore lint/suspicious/noExplicitAny: Kysely is invariant in its database type, no other type takes every handle
+export type AnyDatabase = any;
+export type AnyKysely = Kysely<AnyDatabase>;
+export type AnyTransaction = Transaction<AnyDatabase>;
+
 /**
  * What every function that touches the database takes first: a handle bound to the ledger's schema,
  * free of the service's plugins, and the knowledge of whose transaction it runs in.
  */
 export interface Executor {
   readonly handle: Kysely<LedgerTables>;
+  /** The handle or transaction as the service has it, plugins included: for what it writes itself in the same commit. */
+  readonly source: AnyKysely;
   readonly schema: string;
   readonly settings: LedgerSettings;
   /** The transaction around this executor: none, one that the ledger began, or the caller's. */
@@ -23,19 +31,26 @@ export interface Executor {
   readonly health: { failed: boolean };
 }
 
-// Any database type, plugins and dialect: this is the border where the service's own handle comes in.
-// biome-ignore lint/suspicious/noExplicitAny: Kysely is invariant in its database type, no other type takes every handle
-export type AnyKysely = Kysely<any>;
-
 /** Binds the service's handle. The order matters: `withoutPlugins` would take the schema away again. */
 export function createExecutor(db: AnyKysely, schema: string, settings: LedgerSettings): Executor {
   return {
     handle: db.withoutPlugins().withSchema(schema),
+    source: db,
     schema,
     settings,
     transaction: db.isTransaction ? "caller" : "none",
     health: { failed: false },
   };
+}
+
+/** The service's transaction that an executor with a transaction stands on. */
+export function transactionOf({ source }: Executor): AnyTransaction {
+  if (!isTransaction(source)) throw new Error("the executor has no transaction");
+  return source;
+}
+
+function isTransaction(db: AnyKysely): db is AnyTransaction {
+  return db.isTransaction;
 }
 
 /** The channel on which the arrival of runnable jobs is announced, without a payload. */

@@ -1,6 +1,7 @@
 /** Retrying what the database gave up on (LOCKS.md §5). */
 import { isLedgerError } from "../errors.ts";
 import type { Executor } from "./executor.ts";
+import { driverFacts } from "./sqlstate.ts";
 
 /**
  * How often a transaction is tried in all, by the SQLSTATE that ended it. A lock that was not granted
@@ -25,8 +26,10 @@ export async function retrying<T>(executor: Executor, attempt: () => Promise<T>)
   }
 }
 
+/** The error is one of ours, or the driver's own from what the service does in the transaction. */
 function triesFor(error: unknown): number {
-  return isLedgerError(error) && error.sqlstate !== undefined ? (triesBySqlstate[error.sqlstate] ?? 1) : 1;
+  const sqlstate = isLedgerError(error) ? error.sqlstate : driverFacts(error).sqlstate;
+  return sqlstate === undefined ? 1 : (triesBySqlstate[sqlstate] ?? 1);
 }
 
 function delay(ms: number): Promise<void> {

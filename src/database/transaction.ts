@@ -1,7 +1,7 @@
 /** The one place that begins transactions, and notices what became of their commit. */
 import { sql } from "kysely";
 import { isLedgerError, LedgerError, type LedgerErrorCode } from "../errors.ts";
-import type { Executor } from "./executor.ts";
+import { createExecutor, type Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
 import { retrying } from "./retry.ts";
 import { isConnectionError, isDriverError } from "./sqlstate.ts";
@@ -20,12 +20,12 @@ async function ownTransaction<T>(executor: Executor, body: (executor: Executor) 
   let committing = false;
   let thrown: { readonly error: unknown } | undefined;
   try {
-    return await executor.handle
+    return await executor.source
       .transaction()
       .setIsolationLevel("read committed")
       .execute(async (trx) => {
-        const own: Executor = { ...executor, handle: trx, transaction: "own", health: { failed: false } };
         try {
+          const own: Executor = { ...createExecutor(trx, executor.schema, executor.settings), transaction: "own" };
           const result = await body(own);
           // Kysely before 0.29.8 takes the server's ROLLBACK for a commit.
           if (own.health.failed) throw new LedgerError("db.transaction_aborted");
@@ -38,9 +38,9 @@ async function ownTransaction<T>(executor: Executor, body: (executor: Executor) 
       });
   } catch (last) {
     // On a broken connection Kysely's rollback fails too, and its error takes the place of the first.
-    const error = thrown === undefined ? last : thrown.error;
-    if (committing && isConnectionError(error)) throw new LedgerError("db.commit_unconfirmed", { cause: error });
-    throw isDriverError(error) ? failure(error, executor, false) : error;
+    if (thrown !== undefined) throw thrown.error;
+    if (committing && isConnectionError(last)) throw new LedgerError("db.commit_unconfirmed", { cause: last });
+    throw isDriverError(last) ? failure(last, executor, false) : last;
   }
 }
 
@@ -82,5 +82,43 @@ export async function allOrNothing<T>(executor: Executor, body: () => Promise<T>
   }
 }
 
+/**
+ * As `allOrNothing`, for a body that is the service's own: whatever it throws, what it wrote is taken
+ * back and a caller's transaction can go on. Two round trips there, none elsewhere.
+ */
+export async function takenBackOnError<T>(executor: Executor, body: () => Promise<T>): Promise<T> {
+  if (executor.transaction !== "caller") return body();
+  await beginOwnSavepoint.execute(executor, {});
+  try {
+    const result = await body();
+    await releaseOwnSavepoint.execute(executor, {});
+    return result;
+  } catch (error) {
+    await takeBack(executor).catch(() => {
+      // The connection is lost, and everything with it: what was thrown first says why.
+    });
+    throw error;
+  }
+}
+
+async function takeBack(executor: Executor): Promise<void> {
+  await backToOwnSavepoint.execute(executor, {});
+  await releaseOwnSavepoint.execute(executor, {});
+  executor.health.failed = false;
+}
+
 const beginSavepoint = reading("savepoint", {}, () => sql<never>`savepoint runledger`);
 const backToSavepoint = reading("rollback_to_savepoint", {}, () => sql<never>`rollback to savepoint runledger`);
+
+// Under another name, and released: the body may set the other one, or come back here with another job.
+const beginOwnSavepoint = reading("savepoint_of_body", {}, () => sql<never>`savepoint runledger_body`);
+const backToOwnSavepoint = reading(
+  "rollback_to_savepoint_of_body",
+  {},
+  () => sql<never>`rollback to savepoint runledger_body`,
+);
+const releaseOwnSavepoint = reading(
+  "release_savepoint_of_body",
+  {},
+  () => sql<never>`release savepoint runledger_body`,
+);

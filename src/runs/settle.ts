@@ -2,8 +2,9 @@
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import { LedgerError } from "../errors.ts";
-import { prepareOutcome, type Settlement, type SettleResult, type Success } from "../jobs/outcome.ts";
+import { prepareOutcome, type SettledJob, type Settlement, type SettleResult, type Success } from "../jobs/outcome.ts";
 import type { StepOutcome } from "../steps/cascade.ts";
+import { completeWith, type TransactionBody } from "../steps/complete-with.ts";
 import { settleOutcomes } from "../steps/settle.ts";
 import { type AppendRequest, prepareAddition } from "./additions.ts";
 
@@ -28,6 +29,16 @@ export async function settle(executor: Executor, settlements: readonly StepSettl
   const outcomes: StepOutcome[] = [];
   for (const settlement of settlements) outcomes.push(await prepared(settlement));
   return settleOutcomes(executor, outcomes);
+}
+
+/** Completes one job in one commit with what `body` writes: see `completeWith`. Throws as `settle` besides. */
+export async function completeJobWith(
+  executor: Executor,
+  lease: Settlement["lease"],
+  success: StepSuccess,
+  body: TransactionBody,
+): Promise<SettledJob> {
+  return completeWith(executor, await prepared({ lease, success }), body);
 }
 
 async function prepared(settlement: StepSettlement): Promise<StepOutcome> {

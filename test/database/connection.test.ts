@@ -1,5 +1,5 @@
 /** Lost connections: what is certain is said, and what is not is said to be unknown. */
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { createServer } from "node:net";
 import { expect, test } from "@jest/globals";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
@@ -7,7 +7,8 @@ import { inTransaction } from "../../src/database/transaction.ts";
 import { createLedger, isLedgerError, type Ledger } from "../../src/index.ts";
 import { errorOf, executorOf, globally, unknownId } from "../jobs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
-import { waitForBackend } from "../support/waiting.ts";
+import { listening, startProxy } from "../support/proxy.ts";
+import { backendGone, waitForBackend } from "../support/waiting.ts";
 
 const database = await createTestDatabase();
 // A connection that breaks while it is checked out says so once more, by an event.
@@ -30,7 +31,9 @@ test("a server that refuses connections is db.unavailable, for a write too", asy
 });
 
 test("a server that never answers a connection is db.unavailable: nothing was sent", async () => {
-  const silent = await listening(createServer((socket) => database.defer(() => socket.destroy())));
+  const server = createServer((socket) => database.defer(() => socket.destroy()));
+  const silent = await listening(server);
+  database.defer(() => server.close());
   const lost = ledgerAt(`postgres://nobody@127.0.0.1:${silent}/none`, { connectionTimeoutMillis: 30 });
 
   await expect(lost.jobs.enqueue("job", {})).rejects.toMatchObject({ code: "db.unavailable" });
@@ -114,7 +117,7 @@ test("a commit during which the server ends the session is db.commit_unconfirmed
 });
 
 test("a commit whose answer is lost is db.commit_unconfirmed although it did commit", async () => {
-  const proxy = await startProxy();
+  const proxy = await startProxy(database);
   const behind = ledgerAt(proxy.url);
   const holder = await holding42();
 
@@ -123,7 +126,7 @@ test("a commit whose answer is lost is db.commit_unconfirmed although it did com
   proxy.cut();
   expect(await enqueueing).toMatchObject({ code: "db.commit_unconfirmed" });
   await holder.query("rollback");
-  await gone(pid);
+  await backendGone(database.pool, pid);
 
   expect(await countOf("slow-commit")).toBe(2);
 });
@@ -133,7 +136,7 @@ test("what the body threw is thrown, also when the connection is lost by then", 
     inTransaction(executorOf(database.db), async ({ handle }) => {
       const { rows } = await sql<{ pid: number }>`select pg_backend_pid() as pid`.execute(handle);
       await database.pool.query("select pg_terminate_backend($1)", [rows[0]?.pid]);
-      await gone(rows[0]?.pid ?? 0);
+      await backendGone(database.pool, rows[0]?.pid ?? 0);
       throw new RangeError("the body's own");
     }),
   );
@@ -184,55 +187,9 @@ async function terminateWaiting(marker: string): Promise<void> {
   await database.pool.query("select pg_terminate_backend($1)", [pid]);
 }
 
-/** Resolves when the backend has ended, whatever it did last. */
-async function gone(pid: number): Promise<void> {
-  for (;;) {
-    const { rowCount } = await database.pool.query("select from pg_stat_activity where pid = $1", [pid]);
-    if (rowCount === 0) return;
-  }
-}
-
-/** A socket between client and server that can be cut without the server's knowledge. */
-async function startProxy(): Promise<{ url: string; cut(): void }> {
-  const target = new URL(database.url);
-  const clients: Socket[] = [];
-  const servers: Socket[] = [];
-  const proxy = createServer((client) => {
-    const upstream = connect(Number(target.port), target.hostname);
-    clients.push(client);
-    servers.push(upstream);
-    for (const socket of [client, upstream]) socket.on("error", () => {});
-    client.pipe(upstream, { end: false });
-    upstream.pipe(client);
-  });
-  const port = await listening(proxy);
-  database.defer(() => {
-    for (const socket of [...clients, ...servers]) socket.destroy();
-  });
-  const url = new URL(database.url);
-  url.host = `127.0.0.1:${port}`;
-  return {
-    url: url.href,
-    cut: () => {
-      for (const client of clients) client.destroy();
-      // The server finds its client gone only when it has answered.
-      for (const upstream of servers) upstream.end();
-    },
-  };
-}
-
-async function listening(server: Server): Promise<number> {
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  database.defer(() => server.close());
-  const address = server.address();
-  if (typeof address !== "object" || address === null) throw new Error("no port");
-  return address.port;
-}
-
 async function unusedPort(): Promise<number> {
   const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address();
+  const port = await listening(server);
   await new Promise((resolve) => server.close(resolve));
-  return typeof address === "object" && address !== null ? address.port : 1;
+  return port;
 }

@@ -47,6 +47,14 @@ export async function blockingPids(client: pg.ClientBase | pg.Pool, pid: number)
   return rows[0]?.pids ?? [];
 }
 
+/** Resolves when the backend has ended, whatever it did last. */
+export async function backendGone(client: pg.ClientBase | pg.Pool, pid: number): Promise<void> {
+  for (;;) {
+    const { rowCount } = await client.query("select from pg_stat_activity where pid = $1", [pid]);
+    if (rowCount === 0) return;
+  }
+}
+
 /** The connection's own process id on the server. */
 export async function backendPid(client: pg.ClientBase): Promise<number> {
   const { rows } = await client.query<{ pid: number }>("select pg_backend_pid() as pid");
