@@ -73,6 +73,10 @@ export class Attempt {
     this.#leaseEndsAt = Math.max(this.#leaseEndsAt, leaseEndsAt);
   }
 
+  get open(): boolean {
+    return this.#open;
+  }
+
   leaseHasEnded(): boolean {
     return performance.now() >= this.#leaseEndsAt;
   }
@@ -85,6 +89,14 @@ export class Attempt {
     else emit({ type: "lost", job: this.view, error: new LedgerError("job.lease_owner_mismatch") });
     release(this);
     this.#controller.abort(new JobAborted(kind));
+  }
+
+  /** The handler has completed the job itself and still runs: what it does from here on is not the attempt's. */
+  completed(): void {
+    if (!this.#close()) return;
+    const { emit, release } = this.#host;
+    release(this);
+    emit({ type: "succeeded", job: this.view });
   }
 
   /** Asks the handler to stop. What it then returns or throws is stored as ever. */

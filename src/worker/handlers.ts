@@ -31,8 +31,8 @@ export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOut
   /** What an earlier attempt saved, or null. */
   readonly checkpoint: JsonValue | null;
   /**
-   * The right to this attempt. With it a handler can complete the job in its own transaction,
-   * `ledger.in(trx).jobs.complete(lease, { output })`; what it returns is then ignored.
+   * The right to this attempt. With it a handler can complete the job in one commit with what it writes,
+   * `ledger.jobs.complete(lease, { output }, async (trx) => {…})`; what it returns or throws is then ignored.
    */
   readonly lease: Lease;
   /** The job as it was claimed. */

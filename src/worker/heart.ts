@@ -2,6 +2,7 @@
 import { performance } from "node:perf_hooks";
 import type { Ledger } from "../index.ts";
 import type { Attempt } from "./attempt.ts";
+import { fateOf } from "./confirm.ts";
 import type { Emit } from "./events.ts";
 import { handBack } from "./hand-back.ts";
 import type { Slots } from "./slots.ts";
@@ -55,15 +56,24 @@ export class Heart {
     try {
       const leases = attempts.map(({ job }) => job.lease);
       const answers = await ledger.jobs.heartbeat(leases, leaseSeconds);
-      for (const [place, attempt] of attempts.entries()) {
-        const state = answers[place]?.state ?? "LOST";
-        if (state === "EXTENDED") attempt.extend(leaseEndsAt);
-        else attempt.lose(state === "CANCELED" ? "cancel" : "lease_lost");
-      }
+      const extended = attempts.filter((_, place) => answers[place]?.state === "EXTENDED");
+      for (const attempt of extended) attempt.extend(leaseEndsAt);
+      await Promise.all(attempts.filter((attempt) => !extended.includes(attempt)).map((gone) => this.#gone(gone)));
     } catch (error) {
       if (attempts.length === 1 || !isTransient(error) || isUnreachable(error)) throw error;
       await this.#extendHalves(attempts, depth + 1);
     }
+  }
+
+  /**
+   * Asks again what became of the job: the heartbeat may have waited for the very transaction that ended it, and
+   * does not see what that wrote. One round trip, none for an attempt whose outcome is being stored.
+   */
+  async #gone(attempt: Attempt): Promise<void> {
+    if (!attempt.open) return;
+    const fate = await fateOf(this.#options.ledger, attempt.job.lease, { success: {} });
+    if (fate === "succeeded") attempt.completed();
+    else attempt.lose(fate === "canceled" ? "cancel" : "lease_lost");
   }
 
   /** One row that somebody else has locked must not cost the others their leases. */

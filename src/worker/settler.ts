@@ -84,14 +84,16 @@ export class Settler {
     const answer = await this.#send(items);
     if ("error" in answer) return this.#failed(items, answer.error, failures);
     const again: Item[] = [];
+    const refusals: Promise<void>[] = [];
     for (const [place, item] of items.entries()) {
       const result = answer.results[place];
       if (result === undefined) continue;
       if (result.ok) this.#stored(item, result);
-      else if (result.error.code === "job.lease_owner_mismatch") await this.#refused(item, result.error);
+      else if (result.error.code === "job.lease_owner_mismatch") refusals.push(this.#refused(item, result.error));
       else if (isTransient(result.error)) again.push(item);
       else this.#lost(item, result.error);
     }
+    await Promise.all(refusals);
     const error = answer.results.find((result) => !result.ok && isTransient(result.error));
     if (again.length > 0 && error !== undefined && !error.ok) await this.#later(again, error.error, failures);
   }
@@ -160,12 +162,13 @@ export class Settler {
   }
 
   async #refused(item: Item, error: LedgerError): Promise<void> {
-    const { ledger, emit, release } = this.#options;
+    const { ledger, emit, release, onReleased } = this.#options;
     const { attempt, outcome } = item;
     const fate = await fateOf(ledger, attempt.job.lease, outcome);
     const job = attempt.view;
     if (fate === "lost") return this.#lost(item, error);
     release(attempt);
+    if (fate === "succeeded" && job.workflowRunId !== null) onReleased();
     if (fate === "succeeded" || fate === "canceled") emit({ type: fate, job });
     else if ("failure" in outcome) {
       const { failure } = outcome;

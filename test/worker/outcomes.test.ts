@@ -247,23 +247,6 @@ test("a timeout aborts the signal, and the attempt is made again", async () => {
   expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ attempt: 2, output: "in time" });
 });
 
-test("a handler may complete its job in its own transaction", async () => {
-  const { id } = await ledger.jobs.enqueue("transactional", {});
-  const worker = await startWorker({
-    ledger,
-    handlers: [
-      handle("transactional", ({ lease }) =>
-        database.db.transaction().execute(async (trx) => {
-          await ledger.in(trx).jobs.complete(lease, { output: "by hand" });
-        }),
-      ),
-    ],
-  });
-  await worker.event("succeeded");
-
-  expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ status: "SUCCEEDED", output: "by hand" });
-});
-
 test("a step finds the outputs of its prerequisites, and jobs without steps cost no query for them", async () => {
   const count = defineJob("count", { input: typed<{ of: string }>(), output: typed<{ count: number }>() });
   const sum = defineJob("sum", {
