@@ -15,10 +15,11 @@ export type TransactionBody = (trx: AnyTransaction) => Promise<unknown>;
  * the caller's where there is one. It must await all that it sends, and do nothing that a rollback does
  * not undo: after a conflict (40001, 40P01, 55P03) an own transaction runs again as a whole, `body` too.
  *
- * Throws what `body` throws, as `completeJob`, and `db.commit_unconfirmed` when the answer to the
- * commit was lost: the lease tells, a second call is refused or does it. Round trips besides those of
- * `body`: those of `completeJob` and two more, and a savepoint for a job of a run; in a caller's
- * transaction three.
+ * In a caller's transaction an error takes back what `body` wrote, and the transaction can go on.
+ *
+ * Throws what `body` throws, as `completeJob`, and `db.commit_unconfirmed` when the answer to the commit
+ * was lost: whether it was done is in the job's status. Round trips besides those of `body` and of
+ * `completeJob`: two, and one more for a job of a run; the same in a caller's transaction.
  */
 export async function completeWith(
   executor: Executor,
