@@ -10,7 +10,10 @@ export const invariants = {
   lease_without_owner: "A lease has an owner and an end.",
   live_job_of_terminal_run: "A run that has ended has no live job.",
   live_job_without_enqueued_step: "Every live job of a run is the job of a step that is ENQUEUED or RUNNING.",
-  enqueued_step_without_live_job: "Every step that is ENQUEUED or RUNNING has a live job.",
+  enqueued_step_without_live_job:
+    "Every step that is ENQUEUED or RUNNING has a live job, unless it waits for its child run to end.",
+  child_without_parent_step: "The step that a live child run stands for is RUNNING and names it.",
+  live_descendant_of_canceled_run: "A cancelled run has no live descendant.",
   live_step_of_terminal_run: "A run that has ended has no live step.",
   run_step_count: "A run's step_count is its number of steps.",
   run_open_count: "A run's open_count is its number of BLOCKED, ENQUEUED and RUNNING steps.",
@@ -114,7 +117,29 @@ function brokenRows(table: (name: string) => RawBuilder<unknown>): Record<Invari
       where s.status in ('ENQUEUED', 'RUNNING') and not exists (
         select from ${table("job_queue")} as q
         where q.id = s.job_id and q.workflow_run_id = s.run_id and q.workflow_step_id = s.id
+      ) and not exists (
+        select from ${table("workflow_runs")} as child
+        where s.status = 'RUNNING' and child.id = s.child_run_id and child.ended_at is null
       )`,
+    child_without_parent_step: sql`
+      select child.id from ${table("workflow_runs")} as child
+      where child.parent_run_id is not null and child.ended_at is null and not exists (
+        select from ${table("workflow_steps")} as s
+        where s.run_id = child.parent_run_id and s.id = child.parent_step_id
+          and s.status = 'RUNNING' and s.child_run_id = child.id
+      )`,
+    live_descendant_of_canceled_run: sql`
+      with recursive ancestor as (
+        select id, parent_run_id from ${table("workflow_runs")}
+        where ended_at is null and parent_run_id is not null
+        union
+        select a.id, r.parent_run_id from ancestor as a
+        join ${table("workflow_runs")} as r on r.id = a.parent_run_id
+        where r.parent_run_id is not null
+      )
+      select distinct a.id from ancestor as a
+      join ${table("workflow_runs")} as r on r.id = a.parent_run_id
+      where r.status = 'CANCELED'`,
     live_step_of_terminal_run: sql`
       select s.id from ${table("workflow_steps")} as s
       join ${table("workflow_runs")} as r on r.id = s.run_id

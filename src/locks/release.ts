@@ -7,11 +7,12 @@ import { sortedRunReleaseKeys } from "./key.ts";
 import { withBoundedWait } from "./wait.ts";
 
 /**
- * Takes the release lock exclusively and waits for it. The name is the rule: every live job row of
- * the run is locked before. The bound of the wait is the caller's to set. One round trip.
+ * Takes the release locks of the runs exclusively, in ascending key order, and waits for each. The name
+ * is the rule: every live job row of the runs is locked before. The bound of the waits is the caller's
+ * to set. One round trip.
  */
-export async function lockRunReleaseExclusiveAfterJobs(executor: Executor, runId: string): Promise<void> {
-  await exclusive.execute(executor, { keys: sortedRunReleaseKeys([runId]) });
+export async function lockRunReleaseExclusiveAfterJobs(executor: Executor, runIds: readonly string[]): Promise<void> {
+  await exclusive.execute(executor, { keys: sortedRunReleaseKeys(runIds) });
 }
 
 /**

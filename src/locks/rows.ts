@@ -1,5 +1,5 @@
-/** Row locks of a run, each kind in one statement and in id order, by LOCKS.md §2. */
-import type { ExpressionBuilder, QueryCreator } from "kysely";
+/** Row locks of runs, each kind in one statement and in id order over all of the runs, by LOCKS.md §2. */
+import { type ExpressionBuilder, type QueryCreator, type RawBuilder, sql } from "kysely";
 import { toDate, toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import type { Placeholders } from "../database/parameters.ts";
@@ -19,6 +19,7 @@ import { LedgerError } from "../errors.ts";
 /** A step under its row lock. */
 export interface LockedStep {
   readonly id: string;
+  readonly runId: string;
   readonly stepKey: string;
   readonly kind: StepKind;
   readonly organizationId: string | null;
@@ -37,29 +38,50 @@ export interface LockedRun {
   readonly endedAt: Date | null;
 }
 
-const runParameters = { runId: "uuid", ...scopeParameters } as const;
+const runParameters = { runIds: "uuid[]", ...scopeParameters } as const;
 type RunPlaceholders = Placeholders<typeof runParameters>;
 
-/** Locks the live jobs of the run's steps and waits for each. One round trip. */
-export async function lockStepJobsForUpdate(executor: Executor, runId: string, scope: Scope): Promise<void> {
-  await stepJobs.execute(executor, { runId, ...scopeArguments(scope) });
+function runArguments(runIds: readonly string[], scope: Scope) {
+  return { runIds, ...scopeArguments(scope) };
+}
+
+/** Locks the live jobs of the runs' steps and waits for each. One round trip. */
+export async function lockStepJobsForUpdate(
+  executor: Executor,
+  runIds: readonly string[],
+  scope: Scope,
+): Promise<void> {
+  await stepJobs.execute(executor, runArguments(runIds, scope));
 }
 
 /** The same without waiting: throws `db.lock_timeout` (55P03) when another session holds one of them. One round trip. */
-export async function lockStepJobsForUpdateNoWait(executor: Executor, runId: string, scope: Scope): Promise<void> {
-  await stepJobsNoWait.execute(executor, { runId, ...scopeArguments(scope) });
+export async function lockStepJobsForUpdateNoWait(
+  executor: Executor,
+  runIds: readonly string[],
+  scope: Scope,
+): Promise<void> {
+  await stepJobsNoWait.execute(executor, runArguments(runIds, scope));
 }
 
-/** Locks the run's steps. One round trip. */
-export async function lockStepRowsForUpdate(executor: Executor, runId: string, scope: Scope): Promise<void> {
-  await stepRows.execute(executor, { runId, ...scopeArguments(scope) });
+/** Locks the runs' steps. One round trip. */
+export async function lockStepRowsForUpdate(
+  executor: Executor,
+  runIds: readonly string[],
+  scope: Scope,
+): Promise<void> {
+  await stepRows.execute(executor, runArguments(runIds, scope));
 }
 
-/** Locks the run's steps and returns the state of each, in id order. One round trip. Throws `workflow.internal_state`. */
-export async function lockStepsForUpdate(executor: Executor, runId: string, scope: Scope): Promise<LockedStep[]> {
-  const rows = await steps.execute(executor, { runId, ...scopeArguments(scope) });
+/** Locks the runs' steps and returns the state of each, in id order. One round trip. Throws `workflow.internal_state`. */
+export async function lockStepsForUpdate(
+  executor: Executor,
+  runIds: readonly string[],
+  scope: Scope,
+): Promise<LockedStep[]> {
+  const rows = await steps.execute(executor, runArguments(runIds, scope));
   return rows.map((row) => ({
     id: row.id,
+    runId: row.run_id,
     stepKey: row.step_key,
     kind: decodeStepKind(row.kind),
     organizationId: row.organization_id,
@@ -69,17 +91,29 @@ export async function lockStepsForUpdate(executor: Executor, runId: string, scop
 }
 
 /**
- * Locks the run row, then reads the run anew. Two round trips. Throws `workflow.run_not_found` when
- * absent or out of scope, `workflow.internal_state` when its status is not the one that was locked.
+ * Locks the run rows, then reads the runs anew, in id order. Two round trips. Throws
+ * `workflow.run_not_found` when one is absent or out of scope, `workflow.internal_state` when the status
+ * of one is not the one that was locked.
  */
-export async function lockRunForUpdate(executor: Executor, runId: string, scope: Scope): Promise<LockedRun> {
-  const args = { runId, ...scopeArguments(scope) };
-  const locked = await runRow.executeFirst(executor, args);
-  if (locked === undefined) throw new LedgerError("workflow.run_not_found");
-  const run = await reloadedRun.executeFirst(executor, args);
-  if (run === undefined || run.status !== locked.status) {
-    throw new LedgerError("workflow.internal_state", { message: "The run changed while its row was locked." });
-  }
+export async function lockRunsForUpdate(
+  executor: Executor,
+  runIds: readonly string[],
+  scope: Scope,
+): Promise<LockedRun[]> {
+  const args = runArguments(runIds, scope);
+  const locked = await runRows.execute(executor, args);
+  if (locked.length < new Set(runIds).size) throw new LedgerError("workflow.run_not_found");
+  const reloaded = new Map((await reloadedRuns.execute(executor, args)).map((run) => [run.id, run]));
+  return locked.map(({ id, status }) => {
+    const run = reloaded.get(id);
+    if (run === undefined || run.status !== status) {
+      throw new LedgerError("workflow.internal_state", { message: "A run changed while its row was locked." });
+    }
+    return decodeRun(run);
+  });
+}
+
+function decodeRun(run: Awaited<ReturnType<typeof reloadedRuns.execute>>[number]): LockedRun {
   return {
     id: run.id,
     type: run.type,
@@ -93,6 +127,10 @@ export async function lockRunForUpdate(executor: Executor, runId: string, scope:
 
 type Tables = ExpressionBuilder<LedgerTables, never>;
 
+function oneOf(column: string, { runIds }: RunPlaceholders): RawBuilder<boolean> {
+  return sql<boolean>`${sql.ref(column)} = any(${runIds})`;
+}
+
 function liveStepJobs(tables: Tables, p: RunPlaceholders) {
   return tables
     .selectFrom("job_queue as q")
@@ -102,7 +140,7 @@ function liveStepJobs(tables: Tables, p: RunPlaceholders) {
         .selectFrom("workflow_steps as s")
         .innerJoin("workflow_runs as r", "r.id", "s.run_id")
         .select("s.job_id")
-        .where("s.run_id", "=", p.runId)
+        .where(oneOf("s.run_id", p))
         .where("s.status", "in", ["ENQUEUED", "RUNNING"])
         .where(inScope("r.organization_id", p)),
     )
@@ -110,11 +148,11 @@ function liveStepJobs(tables: Tables, p: RunPlaceholders) {
     .forUpdate("q");
 }
 
-function stepsOfRun(tables: Tables | QueryCreator<LedgerTables>, p: RunPlaceholders) {
+function stepsOfRuns(tables: Tables | QueryCreator<LedgerTables>, p: RunPlaceholders) {
   return tables
     .selectFrom("workflow_steps as s")
     .innerJoin("workflow_runs as r", "r.id", "s.run_id")
-    .where("s.run_id", "=", p.runId)
+    .where(oneOf("s.run_id", p))
     .where(inScope("r.organization_id", p))
     .orderBy("s.id")
     .forUpdate("s");
@@ -132,28 +170,28 @@ const stepJobsNoWait = reading("lock_workflow_step_jobs_for_update_nowait", runP
 
 const stepRows = reading("lock_workflow_step_rows_for_update", runParameters, (db, p) =>
   db
-    .selectFrom((tables) => stepsOfRun(tables, p).select("s.id").as("locked"))
+    .selectFrom((tables) => stepsOfRuns(tables, p).select("s.id").as("locked"))
     .select((eb) => eb.fn.countAll().as("count")),
 );
 
 const steps = reading("lock_workflow_steps_for_update", runParameters, (db, p) =>
-  stepsOfRun(db, p).select(["s.id", "s.step_key", "s.kind", "s.organization_id", "s.status", "s.job_id"]),
+  stepsOfRuns(db, p).select(["s.id", "s.run_id", "s.step_key", "s.kind", "s.organization_id", "s.status", "s.job_id"]),
 );
 
-const runRow = reading("lock_workflow_run_for_update", runParameters, (db, p) =>
+const runRows = reading("lock_workflow_run_for_update", runParameters, (db, p) =>
   db
     .selectFrom("workflow_runs as r")
     .select(["r.id", "r.status"])
-    .where("r.id", "=", p.runId)
+    .where(oneOf("r.id", p))
     .where(inScope("r.organization_id", p))
     .orderBy("r.id")
     .forUpdate("r"),
 );
 
-const reloadedRun = reading("reload_workflow_run", runParameters, (db, p) =>
+const reloadedRuns = reading("reload_workflow_runs", runParameters, (db, p) =>
   db
     .selectFrom("workflow_runs as r")
     .select(["r.id", "r.type", "r.organization_id", "r.status", "r.canceled_reason", "r.created_at", "r.ended_at"])
-    .where("r.id", "=", p.runId)
+    .where(oneOf("r.id", p))
     .where(inScope("r.organization_id", p)),
 );

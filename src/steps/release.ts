@@ -16,7 +16,8 @@ interface CountedRow {
   readonly parent_step_id: string | null;
 }
 
-type WithChanges = LedgerTables & { change: ChangeRow; counted: CountedRow };
+type WithCounted = LedgerTables & { counted: CountedRow };
+type WithChanges = WithCounted & { change: ChangeRow };
 
 /**
  * The jobs that the changes put into the queue: those of the steps in `change` that are ENQUEUED now, and
@@ -28,21 +29,24 @@ export function releasedJobs(qb: QueryCreator<WithChanges>) {
     .innerJoin("workflow_steps as s", (join) => join.onRef("s.run_id", "=", "c.run_id").onRef("s.id", "=", "c.step_id"))
     .where("c.status", "=", "ENQUEUED")
     .select([...jobColumns, "s.payload", "s.delay_seconds"])
-    .unionAll(
-      qb
-        .selectFrom("counted as r")
-        .innerJoin("workflow_steps as s", (join) =>
-          join.onRef("s.run_id", "=", "r.parent_run_id").onRef("s.id", "=", "r.parent_step_id"),
-        )
-        .where("r.ended_at", "is not", null)
-        .where("s.status", "=", "RUNNING")
-        .whereRef("s.child_run_id", "=", "r.id")
-        .select([
-          ...jobColumns,
-          sql<JsonColumn | null>`jsonb_build_object('childRunId', r.id)`.as("payload"),
-          sql<number | null>`null::float8`.as("delay_seconds"),
-        ]),
-    );
+    .unionAll(jobsOfEndedChildren(qb));
+}
+
+/** The jobs of the steps that waited for a child run among `counted` to end. */
+export function jobsOfEndedChildren(qb: QueryCreator<WithCounted>) {
+  return qb
+    .selectFrom("counted as r")
+    .innerJoin("workflow_steps as s", (join) =>
+      join.onRef("s.run_id", "=", "r.parent_run_id").onRef("s.id", "=", "r.parent_step_id"),
+    )
+    .where("r.ended_at", "is not", null)
+    .where("s.status", "=", "RUNNING")
+    .whereRef("s.child_run_id", "=", "r.id")
+    .select([
+      ...jobColumns,
+      sql<JsonColumn | null>`jsonb_build_object('childRunId', r.id)`.as("payload"),
+      sql<number | null>`null::float8`.as("delay_seconds"),
+    ]);
 }
 
 const jobColumns = [

@@ -197,7 +197,7 @@ test("a step whose run is being cancelled does not stop the others of the batch"
     jobs.map(({ lease }) => lease.jobId),
   );
   const trx = await database.db.startTransaction().execute();
-  await lockRunReleaseExclusiveAfterJobs(executorOf(trx), one?.id ?? "");
+  await lockRunReleaseExclusiveAfterJobs(executorOf(trx), [one?.id ?? ""]);
 
   const { deadLettered, setAside } = await impatient.jobs.reap();
 

@@ -74,7 +74,7 @@ test("the keys of several runs are distinct and ascend as numbers, not as text",
 
 test.each(vectors)("the key of %s reaches the server unharmed", async (id, key) => {
   await database.db.transaction().execute(async (trx) => {
-    await lockRunReleaseExclusiveAfterJobs(executorOf(trx), id);
+    await lockRunReleaseExclusiveAfterJobs(executorOf(trx), [id]);
     expect(await lockedKeys()).toEqual([`${key} ExclusiveLock`]);
   });
   await database.db.transaction().execute(async (trx) => {

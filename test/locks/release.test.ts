@@ -48,7 +48,7 @@ test("an exclusive holder keeps out every other, and lets them in when it ends",
 
   const sharing = lockRunReleaseShared(executorOf(shared), [id]);
   await waitForBackend({ client: database.pool, marker: WAITING_SHARED });
-  const excluding = lockRunReleaseExclusiveAfterJobs(executorOf(exclusive), id);
+  const excluding = lockRunReleaseExclusiveAfterJobs(executorOf(exclusive), [id]);
   await waitForBackend({ client: database.pool, marker: WAITING_EXCLUSIVE });
   expect(await codeOf(() => tried(id))).toBe("workflow.release_conflict");
 
@@ -64,7 +64,7 @@ test("a shared holder keeps out an exclusive one", async () => {
   const [holder, exclusive] = [await begin(), await begin()];
   await lockRunReleaseShared(executorOf(holder), [id]);
 
-  const excluding = lockRunReleaseExclusiveAfterJobs(executorOf(exclusive), id);
+  const excluding = lockRunReleaseExclusiveAfterJobs(executorOf(exclusive), [id]);
   await waitForBackend({ client: database.pool, marker: WAITING_EXCLUSIVE });
 
   await rollback(holder);
@@ -128,7 +128,7 @@ test("the bounded lock is three round trips, the others one", async () => {
 
   expect(await count(() => lockRunReleaseShared(executorOf(trx), [v7(), v7()]))).toBe(3);
   expect(await count(() => tryLockRunReleaseShared(executorOf(trx), [v7(), v7()]))).toBe(1);
-  expect(await count(() => lockRunReleaseExclusiveAfterJobs(executorOf(trx), v7()))).toBe(1);
+  expect(await count(() => lockRunReleaseExclusiveAfterJobs(executorOf(trx), [v7()]))).toBe(1);
   await rollback(trx);
 });
 
@@ -290,7 +290,7 @@ function begin() {
 
 async function holding(id: string): Promise<Trx> {
   const trx = await begin();
-  await lockRunReleaseExclusiveAfterJobs(executorOf(trx), id);
+  await lockRunReleaseExclusiveAfterJobs(executorOf(trx), [id]);
   return trx;
 }
 

@@ -1,4 +1,4 @@
-/** Row locks of a run (LOCKS.md §2): which rows, in which order, for whose scope, under which marker. */
+/** Row locks of runs (LOCKS.md §2): which rows, in which order, for whose scope, under which marker. */
 import { expect, test } from "@jest/globals";
 import { sql } from "kysely";
 import { v7 } from "uuid";
@@ -7,7 +7,7 @@ import type { Scope } from "../../src/database/scope.ts";
 import { allStatements } from "../../src/database/statement.ts";
 import { createLedger, WorkflowBuilder } from "../../src/index.ts";
 import {
-  lockRunForUpdate,
+  lockRunsForUpdate,
   lockStepJobsForUpdate,
   lockStepJobsForUpdateNoWait,
   lockStepRowsForUpdate,
@@ -21,14 +21,14 @@ const database = await createTestDatabase();
 const ledger = createLedger({ db: database.db });
 const organization = v7();
 
-type Lock = (executor: Executor, runId: string, scope: Scope) => Promise<unknown>;
+type Lock = (executor: Executor, runIds: readonly string[], scope: Scope) => Promise<unknown>;
 type Table = "job_queue" | "workflow_steps" | "workflow_runs";
 
 const locks: readonly [string, Table, Lock][] = [
   ["lock_workflow_step_jobs_for_update", "job_queue", lockStepJobsForUpdate],
   ["lock_workflow_step_rows_for_update", "workflow_steps", lockStepRowsForUpdate],
   ["lock_workflow_steps_for_update", "workflow_steps", lockStepsForUpdate],
-  ["lock_workflow_run_for_update", "workflow_runs", lockRunForUpdate],
+  ["lock_workflow_run_for_update", "workflow_runs", lockRunsForUpdate],
 ];
 
 test.each(locks)("%s is what pg_stat_activity shows while it waits for a row", async (name, table, lock) => {
@@ -38,7 +38,7 @@ test.each(locks)("%s is what pg_stat_activity shows while it waits for a row", a
   await holder.query(`select from runledger.${table} where id = any($1) for update`, [await idsOf(table, runId)]);
   const trx = await database.db.startTransaction().execute();
 
-  const locking = lock(executorOf(trx), runId, globally);
+  const locking = lock(executorOf(trx), [runId], globally);
   const { pid } = await waitForBackend({ client: database.pool, marker: `/* runledger:${name} */` });
 
   expect(await blockingPids(database.pool, pid)).toEqual([await backendPid(holder)]);
@@ -63,7 +63,31 @@ test.each(locks.filter(([, table]) => table !== "workflow_runs"))(
       const trx = await database.db.startTransaction().execute();
       await sql`set local enable_indexscan = off; set local enable_bitmapscan = off`.execute(trx);
 
-      const locking = lock(executorOf(trx), runId, globally);
+      const locking = lock(executorOf(trx), [runId], globally);
+      await waitForBackend({ client: database.pool, marker: name });
+
+      expect(await unlocked(table, ids)).toEqual(ids.slice(place + 1));
+      await holder.query("rollback");
+      await locking;
+      expect(await unlocked(table, ids)).toEqual([]);
+      await trx.rollback().execute();
+      await holder.end();
+    }
+  },
+);
+
+test.each(locks)(
+  "%s takes the rows of several runs in one id order, whatever the order of the runs",
+  async (name, table, lock) => {
+    const runIds = await interleavedRuns();
+    const ids = (await Promise.all(runIds.map((runId) => idsOf(table, runId)))).flat().sort();
+    for (const [place, held] of ids.entries()) {
+      const holder = await database.connect();
+      await holder.query("begin");
+      await holder.query(`select from runledger.${table} where id = $1 for update`, [held]);
+      const trx = await database.db.startTransaction().execute();
+
+      const locking = lock(executorOf(trx), [...runIds].reverse(), globally);
       await waitForBackend({ client: database.pool, marker: name });
 
       expect(await unlocked(table, ids)).toEqual(ids.slice(place + 1));
@@ -80,7 +104,7 @@ test.each(locks)("%s locks rows of one table only", async (_name, table, lock) =
   const runId = await runOf(2);
   const trx = await database.db.startTransaction().execute();
 
-  await lock(executorOf(trx), runId, globally);
+  await lock(executorOf(trx), [runId], globally);
 
   for (const other of ["job_queue", "workflow_steps", "workflow_runs"] as const) {
     const ids = await idsOf(other, runId);
@@ -93,7 +117,7 @@ test.each(locks)("%s takes nothing of other runs", async (_name, table, lock) =>
   const [runId, otherId] = [await runOf(2), await runOf(2)];
   const trx = await database.db.startTransaction().execute();
 
-  await lock(executorOf(trx), runId, globally);
+  await lock(executorOf(trx), [runId], globally);
 
   const ids = await idsOf(table, otherId);
   expect(await unlocked(table, ids)).toEqual(ids);
@@ -110,7 +134,7 @@ test.each(locks)("%s goes by the run's organization", async (_name, table, lock)
   const ids = await idsOf(table, runId);
   const lockedBy = async (scope: Scope) => {
     const trx = await database.db.startTransaction().execute();
-    await codeOf(() => lock(executorOf(trx), runId, scope));
+    await codeOf(() => lock(executorOf(trx), [runId], scope));
     const free = await unlocked(table, ids);
     await trx.rollback().execute();
     return ids.filter((id) => !free.includes(id));
@@ -131,7 +155,7 @@ test("only live jobs are locked: those of ended and of blocked steps have no row
   await ledger.jobs.complete(done.lease);
   const trx = await database.db.startTransaction().execute();
 
-  await lockStepJobsForUpdate(executorOf(trx), runId, globally);
+  await lockStepJobsForUpdate(executorOf(trx), [runId], globally);
 
   const live = await idsOf("job_queue", runId);
   expect(live).toHaveLength(2);
@@ -148,14 +172,14 @@ test("the pass without waiting is db.lock_timeout at once when another session h
   ]);
   const trx = await database.db.startTransaction().execute();
 
-  expect(await errorOf(lockStepJobsForUpdateNoWait(executorOf(trx), runId, globally))).toMatchObject({
+  expect(await errorOf(lockStepJobsForUpdateNoWait(executorOf(trx), [runId], globally))).toMatchObject({
     code: "db.lock_timeout",
     sqlstate: "55P03",
   });
 
   await trx.rollback().execute();
   await holder.query("rollback");
-  await database.db.transaction().execute((free) => lockStepJobsForUpdateNoWait(executorOf(free), runId, globally));
+  await database.db.transaction().execute((free) => lockStepJobsForUpdateNoWait(executorOf(free), [runId], globally));
 });
 
 test("locked steps come decoded, in id order", async () => {
@@ -168,7 +192,7 @@ test("locked steps come decoded, in id order", async () => {
 
   const steps = await database.db
     .transaction()
-    .execute((trx) => lockStepsForUpdate(executorOf(trx), id, { organization }));
+    .execute((trx) => lockStepsForUpdate(executorOf(trx), [id], { organization }));
 
   expect(steps.map((step) => step.id)).toEqual([...steps.map((step) => step.id)].sort());
   expect(new Map(steps.map((step) => [step.stepKey, step]))).toEqual(
@@ -184,9 +208,9 @@ test("locked steps come decoded, in id order", async () => {
 test("a locked run comes reloaded", async () => {
   const runId = await runOf(1, organization);
 
-  const run = await database.db
+  const [run] = await database.db
     .transaction()
-    .execute((trx) => lockRunForUpdate(executorOf(trx), runId, { organization }));
+    .execute((trx) => lockRunsForUpdate(executorOf(trx), [runId], { organization }));
 
   expect(run).toEqual({
     id: runId,
@@ -206,7 +230,7 @@ test.each<[string, Scope]>([
 ])("a run that is %s is workflow.run_not_found", async (which, scope) => {
   const runId = which === "unknown" ? v7() : await runOf(1, organization);
 
-  const locking = database.db.transaction().execute((trx) => lockRunForUpdate(executorOf(trx), runId, scope));
+  const locking = database.db.transaction().execute((trx) => lockRunsForUpdate(executorOf(trx), [runId], scope));
 
   await expect(locking).rejects.toMatchObject({ code: "workflow.run_not_found", category: "not_found" });
 });
@@ -230,7 +254,7 @@ test.each([
     },
   });
 
-  expect(await codeOf(() => lockRunForUpdate({ ...executor, handle: meddling }, runId, globally))).toBe(
+  expect(await codeOf(() => lockRunsForUpdate({ ...executor, handle: meddling }, [runId], globally))).toBe(
     "workflow.internal_state",
   );
   await trx.rollback().execute();
@@ -245,6 +269,7 @@ test("a status or kind outside of the vocabulary is workflow.internal_state, nev
     alter table runledger.workflow_runs drop constraint workflow_runs_status_by_counters;
     alter table runledger.workflow_steps drop constraint workflow_steps_job_shape;
     alter table runledger.workflow_steps drop constraint workflow_steps_external_shape;
+    alter table runledger.workflow_steps drop constraint workflow_steps_map_shape;
     alter table runledger.workflow_steps drop constraint workflow_steps_enqueued_is_job;
     alter table runledger.job_queue drop constraint job_queue_is_live`);
   const [byStatus, byKind, byRun] = [await runOf(1), await runOf(1), await runOf(1)];
@@ -256,9 +281,9 @@ test("a status or kind outside of the vocabulary is workflow.internal_state, nev
   const within = <T>(action: (executor: Executor) => Promise<T>) =>
     codeOf(() => database.db.transaction().execute((trx) => action(executorOf(trx))));
 
-  expect(await within((trx) => lockStepsForUpdate(trx, byStatus, globally))).toBe("workflow.internal_state");
-  expect(await within((trx) => lockStepsForUpdate(trx, byKind, globally))).toBe("workflow.internal_state");
-  expect(await within((trx) => lockRunForUpdate(trx, byRun, globally))).toBe("workflow.internal_state");
+  expect(await within((trx) => lockStepsForUpdate(trx, [byStatus], globally))).toBe("workflow.internal_state");
+  expect(await within((trx) => lockStepsForUpdate(trx, [byKind], globally))).toBe("workflow.internal_state");
+  expect(await within((trx) => lockRunsForUpdate(trx, [byRun], globally))).toBe("workflow.internal_state");
   expect(await codeOf(() => ledger.runs.getStatus(byRun, globally))).toBe("workflow.internal_state");
   expect(await codeOf(() => ledger.jobs.get(jobId, globally))).toBe("workflow.internal_state");
 });
@@ -272,7 +297,15 @@ test("every statement of the ledger carries its name as a comment in front", () 
 
 function stepLike(stepKey: string, kind: string, status: string) {
   const jobId = kind === "JOB" ? expect.any(String) : null;
-  return { id: expect.any(String), stepKey, kind, status, organizationId: organization, jobId };
+  return {
+    id: expect.any(String),
+    runId: expect.any(String),
+    stepKey,
+    kind,
+    status,
+    organizationId: organization,
+    jobId,
+  };
 }
 
 /** A run of independent jobs, all of them enqueued. */
@@ -281,6 +314,26 @@ async function runOf(steps: number, organizationId?: string): Promise<string> {
   for (let n = 0; n < steps; n += 1) graph.job(`step-${n}`, "rows", {});
   const { id } = await ledger.runs.enqueue(graph.build(), organizationId === undefined ? {} : { organizationId });
   return id;
+}
+
+/** Three runs whose steps and jobs alternate in id order: the first of each comes after all others. */
+async function interleavedRuns(): Promise<string[]> {
+  const runIds = [await runOf(3), await runOf(3), await runOf(3)];
+  for (const runId of runIds) {
+    const [[stepId], [jobId]] = [await idsOf("workflow_steps", runId), await idsOf("job_queue", runId)];
+    const later = { step: v7(), job: v7() };
+    await database.pool.query("update runledger.workflow_steps set id = $1, job_id = $2 where id = $3", [
+      later.step,
+      later.job,
+      stepId,
+    ]);
+    await database.pool.query("update runledger.job_queue set id = $1, workflow_step_id = $2 where id = $3", [
+      later.job,
+      later.step,
+      jobId,
+    ]);
+  }
+  return runIds;
 }
 
 async function idsOf(table: Table, runId: string): Promise<string[]> {

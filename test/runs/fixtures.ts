@@ -149,6 +149,7 @@ export interface StepRow {
   readonly reason: string | null;
   readonly output: unknown;
   readonly organization_id: string | null;
+  readonly started_at: Date | null;
 }
 
 export const failure = { kind: "TERMINAL", code: "test.failed", message: "It failed." } as const;

@@ -3,6 +3,7 @@ import { expect, test } from "@jest/globals";
 import type { ClaimedJob, Ledger } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
+import { startChild, startParent } from "./children.ts";
 import { codeOf, failure, globally, graphOf, ledgerOf, TestRun } from "./fixtures.ts";
 
 const database = await createTestDatabase({ max: 3 });
@@ -68,7 +69,18 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     1,
     1,
   ],
-  ["cancel", async () => of(await started({ a: [], b: ["a"] }), (l, id) => l.runs.cancel(id, globally)), 13, 12],
+  ["cancel", async () => of(await started({ a: [], b: ["a"] }), (l, id) => l.runs.cancel(id, globally)), 14, 13],
+  [
+    "cancel a run with five child runs",
+    async () => {
+      const keys = ["child1", "child2", "child3", "child4", "child5"];
+      const parent = await startParent(database, ledger, Object.fromEntries(keys.map((child) => [child, []])));
+      for (const child of keys) await startChild(database, ledger, parent, child, { a: [], b: ["a"] });
+      return of(parent, (l, id) => l.runs.cancel(id, globally));
+    },
+    14,
+    13,
+  ],
   [
     "cancel a run that has ended",
     async () => {

@@ -5,6 +5,7 @@ import { createExecutor } from "../../src/database/executor.ts";
 import type { RunledgerDatabase } from "../../src/database/tables.ts";
 import { checkInvariants, type InvariantName, invariants } from "../../src/invariants/check.ts";
 import { expectInvariants } from "../invariants.ts";
+import { startChild, startParent } from "../runs/children.ts";
 import { ledgerOf, TestRun, unknownId } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
 
@@ -25,6 +26,9 @@ const over = await TestRun.start(database, ledger, { first: [], second: ["first"
 await over.succeed("first");
 await over.succeed("second");
 await ledger.jobs.enqueue("keyed", {}, { idempotencyKey: "key" });
+
+const parent = await startParent(database, ledger, { child: [] });
+const child = await startChild(database, ledger, parent, "child", { only: [] });
 
 const inRun = `run_id = '${run.id}'`;
 const step = (key: string) => `${inRun} and step_key = '${key}'`;
@@ -48,6 +52,15 @@ const sabotage: Record<InvariantName, readonly string[]> = {
     `update runledger.job_queue set workflow_step_id = '${unknownId}' where type = '${run.type}.leased'`,
   ],
   enqueued_step_without_live_job: [`delete from runledger.job_queue where type = '${run.type}.leased'`],
+  child_without_parent_step: [
+    `update runledger.workflow_runs set parent_run_id = '${run.id}',
+       parent_step_id = (select id from runledger.workflow_steps where ${step("leased")}) where id = '${child.id}'`,
+  ],
+  live_descendant_of_canceled_run: [
+    `update runledger.workflow_runs set parent_run_id = '${over.id}', parent_step_id = '${unknownId}' where id = '${child.id}'`,
+    `update runledger.workflow_runs set parent_run_id = '${parent.id}', parent_step_id = '${unknownId}' where id = '${over.id}'`,
+    `update runledger.workflow_runs set status = 'CANCELED', ended_at = now() where id = '${parent.id}'`,
+  ],
   live_step_of_terminal_run: [
     `update runledger.workflow_steps set status = 'ENQUEUED', ended_at = null where run_id = '${over.id}'`,
   ],
@@ -95,7 +108,7 @@ test("a violation names at most five rows and counts all", async () => {
 
     const [violation] = await checkInvariants(createExecutor(trx, "runledger", settings));
 
-    expect(violation).toMatchObject({ name: "step_dependent_count", count: 8 });
+    expect(violation).toMatchObject({ name: "step_dependent_count", count: 10 });
     expect(violation?.examples).toHaveLength(5);
   });
 });
