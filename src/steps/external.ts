@@ -14,7 +14,8 @@ import { tryLockRunReleaseShared } from "../locks/release.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import type { StepEnding } from "./apply.ts";
 import { changeRuns } from "./changes.ts";
-import type { TerminalStatus } from "./resolve.ts";
+import { type GateBefore, keepEnding } from "./kept.ts";
+import { isTerminalOutcome, type TerminalStatus, terminalOutcomes } from "./resolve.ts";
 
 export interface ExternalCompletion {
   readonly scope: Scope;
@@ -25,6 +26,8 @@ export interface ExternalCompletion {
   readonly reason?: string;
   /** Who completed it. */
   readonly completedBy?: string;
+  /** Whether a gate that has not opened yet keeps the completion, to end with it when it would open. Default false. */
+  readonly keep?: boolean;
 }
 
 export interface CompletedStep {
@@ -33,15 +36,19 @@ export interface CompletedStep {
   readonly status: StepStatus;
   /** Whether this call completed it; false when the same completion was there before. */
   readonly completed: boolean;
+  /** Whether the gate has not opened yet, and the completion waits with it. */
+  readonly kept: boolean;
 }
 
 /**
- * Completes an external step that waits, and releases or cancels its dependents. The same completion
- * again changes nothing. Never waits for the run's release lock. Ten round trips in a transaction of
- * its own, nine when nothing depends on the step, five for a repeat. Throws `workflow.step_not_found`,
- * `workflow.external_step_not_external`, `workflow.external_step_not_waiting`, `workflow.external_step_conflicting_completion_retry`,
- * `workflow.external_step_conflicting_output_retry`, `workflow.release_conflict`,
- * `workflow.external_completion_unsupported_isolation`, `payload.not_json`, `scope.required`.
+ * Completes an external step that waits, and releases or cancels its dependents; with `keep`, also one
+ * that does not wait yet. The same completion again changes nothing. Never waits for the run's release
+ * lock. Ten round trips in a transaction of its own, nine when nothing depends on the step, seven when
+ * the completion is kept, five for a repeat. Throws `workflow.step_not_found`,
+ * `workflow.external_step_not_external`, `workflow.external_step_not_waiting`,
+ * `workflow.external_step_conflicting_completion_retry`, `workflow.external_step_conflicting_output_retry`,
+ * `workflow.release_conflict`, `workflow.external_completion_unsupported_isolation`, `payload.not_json`,
+ * `input.invalid`, `scope.required`.
  */
 export async function completeExternalStep(
   executor: Executor,
@@ -50,22 +57,44 @@ export async function completeExternalStep(
   completion: ExternalCompletion,
 ): Promise<CompletedStep> {
   const key = { runId: validUuid(runId, "runId"), stepKey: validName(stepKey, "stepKey") };
-  const args = { ...key, ...scopeArguments(completion.scope) };
-  const { outcome, ending } = prepared(completion);
+  const scope = scopeArguments(completion.scope);
+  const { outcome, ending, keep } = prepared(completion);
+  const args = { ...key, ...scope, output: ending.output };
   await requireReadCommitted(executor, "workflow.external_completion_unsupported_isolation");
   return inTransaction(executor, (trx) =>
     withBoundedWait(trx, async () => {
-      const gate = await find.executeFirst(trx, { ...args, output: ending.output });
+      const gate = await find.executeFirst(trx, args);
       if (gate === undefined) throw new LedgerError("workflow.step_not_found");
       if (decodeStepKind(gate.kind) !== "EXTERNAL") throw new LedgerError("workflow.external_step_not_external");
-      if (isTerminalStep(decodeStepStatus(gate.status))) return repeated(gate, outcome, key);
-      return openGateCompleted(trx, gate.id, { ...args, output: ending.output }, outcome, ending);
+      const status = decodeStepStatus(gate.status);
+      if (isTerminalStep(status)) return repeated(gate, outcome, key);
+      const kept = keep && status === "BLOCKED" ? await keptCompletion(trx, gate, key, outcome, ending) : null;
+      return kept ?? openGateCompleted(trx, gate.id, args, outcome, ending);
     }),
   );
 }
 
 type GateArguments = Parameters<typeof find.execute>[1];
 type Gate = Awaited<ReturnType<typeof find.execute>>[number];
+
+interface GateKey {
+  readonly runId: string;
+  readonly stepKey: string;
+}
+
+/** Null when the gate has opened before its row was locked. */
+async function keptCompletion(
+  trx: Executor,
+  gate: Gate,
+  key: GateKey,
+  outcome: TerminalStatus,
+  ending: StepEnding,
+): Promise<CompletedStep | null> {
+  if (gate.kept_outcome !== null) return repeated(gate, outcome, key);
+  const before = await keepEnding(trx, { runId: key.runId, stepId: gate.id }, outcome, ending);
+  if (before === null) return { ...key, status: "BLOCKED", completed: true, kept: true };
+  return before.status === "WAITING_FOR_EXTERNAL" ? null : repeated(before, outcome, key);
+}
 
 async function openGateCompleted(
   trx: Executor,
@@ -84,7 +113,7 @@ async function openGateCompleted(
       if (status !== "WAITING_FOR_EXTERNAL") throw new NotWaiting();
       await tryLockRunReleaseShared(trx, [runId]);
     });
-    return { runId, stepKey, status: outcome, completed: true };
+    return { runId, stepKey, status: outcome, completed: true, kept: false };
   } catch (error) {
     // The rows are given back even when the caller's transaction goes on: a cancel may be waiting for them.
     if (error instanceof NotWaiting || isConflict(error)) await rollbackToSavepoint(trx);
@@ -102,19 +131,30 @@ function isConflict(error: unknown): boolean {
   return error instanceof LedgerError && error.code === "workflow.release_conflict" && error.sqlstate === undefined;
 }
 
-/** The answer for a step that has ended: nothing to do when it ended just so. */
-function repeated(gate: Gate, outcome: TerminalStatus, key: { runId: string; stepKey: string }): CompletedStep {
-  if (gate.status !== outcome) throw new LedgerError("workflow.external_step_conflicting_completion_retry");
-  if (!gate.same_output) throw new LedgerError("workflow.external_step_conflicting_output_retry");
-  return { ...key, status: outcome, completed: false };
+/** The answer for a gate that has ended, or keeps how it will: nothing to do when that is just so. */
+function repeated(gate: GateBefore, outcome: TerminalStatus, key: GateKey): CompletedStep {
+  const kept = gate.status === "BLOCKED";
+  if ((kept ? gate.kept_outcome : gate.status) !== outcome) {
+    throw new LedgerError("workflow.external_step_conflicting_completion_retry");
+  }
+  // A cancelled gate may have an output of a completion that it kept in vain.
+  if (outcome === "SUCCEEDED" && !gate.same_output) {
+    throw new LedgerError("workflow.external_step_conflicting_output_retry");
+  }
+  return { ...key, status: gate.status, completed: false, kept };
 }
 
-const outcomes = ["SUCCEEDED", "FAILED", "CANCELED"] as const;
+interface PreparedCompletion {
+  readonly outcome: TerminalStatus;
+  readonly ending: StepEnding;
+  readonly keep: boolean;
+}
 
-function prepared(completion: ExternalCompletion): { outcome: TerminalStatus; ending: StepEnding } {
-  const { outcome = "SUCCEEDED", output, reason, completedBy } = completion;
-  if (!outcomes.includes(outcome)) {
-    throw new LedgerError("input.invalid", { message: `outcome must be one of ${outcomes.join(", ")}.` });
+function prepared(completion: ExternalCompletion): PreparedCompletion {
+  const { outcome = "SUCCEEDED", output, reason, completedBy, keep = false } = completion;
+  if (typeof keep !== "boolean") throw new LedgerError("input.invalid", { message: "keep must be a boolean." });
+  if (!isTerminalOutcome(outcome)) {
+    throw new LedgerError("input.invalid", { message: `outcome must be one of ${terminalOutcomes.join(", ")}.` });
   }
   if (output !== undefined && outcome !== "SUCCEEDED") {
     throw new LedgerError("input.invalid", { message: "output goes with the outcome SUCCEEDED only." });
@@ -122,6 +162,7 @@ function prepared(completion: ExternalCompletion): { outcome: TerminalStatus; en
   const text: JsonText | null = output === undefined ? null : toJson(output, "output");
   return {
     outcome,
+    keep,
     ending: {
       output: text,
       errorCode: outcome === "SUCCEEDED" ? null : `workflow.external_${outcome === "FAILED" ? "failed" : "canceled"}`,
@@ -146,6 +187,7 @@ const find = reading(
         "s.id",
         "s.kind",
         "s.status",
+        sql<TerminalStatus | null>`s.kept_outcome`.as("kept_outcome"),
         sql<boolean>`s.output is not distinct from ${p.output}`.as("same_output"),
       ]),
 );

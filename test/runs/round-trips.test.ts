@@ -152,6 +152,15 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     4,
   ],
   [
+    "keep an early completion of an external step",
+    async () => {
+      const run = await started({ a: [], gate: ["a"] });
+      return of(run, (l, id) => l.steps.complete(id, "gate", { ...globally, keep: true }));
+    },
+    7,
+    6,
+  ],
+  [
     "reap steps in five runs",
     async () => {
       const jobs = await Promise.all(Array.from({ length: 5 }, () => leaseIn({ a: [], b: ["a"] })));

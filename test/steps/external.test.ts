@@ -41,6 +41,7 @@ describe("an open gate", () => {
       stepKey: "gate",
       status: "SUCCEEDED",
       completed: true,
+      kept: false,
     });
 
     expect(await run.state()).toEqual({
