@@ -42,6 +42,7 @@ export const errorCodes = {
   "workflow.cancel_unsupported_isolation": isolation("Cancelling a workflow run"),
   "workflow.terminal_completion_unsupported_isolation": isolation("Ending a job of a workflow run"),
   "workflow.external_completion_unsupported_isolation": isolation("Completing an external step"),
+  "workflow.fire_timers_unsupported_isolation": isolation("Firing timers"),
   "workflow.external_step_not_waiting": conflict("The external step is not waiting for a completion."),
   "workflow.external_step_not_external": validation("The step is a JOB step: only its job's outcome completes it."),
   "workflow.external_step_conflicting_completion_retry": conflict(

@@ -78,6 +78,7 @@ export {
   type StepSpec,
   type WorkflowDefinition,
 } from "./runs/spec.ts";
+export type { ExpiredGate, FiredTimers, FireTimersOptions, SetAsideTimer } from "./runs/timers.ts";
 export type { AppendedStep } from "./steps/append.ts";
 export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
 export type { PrerequisiteOutputs } from "./steps/outputs.ts";

@@ -42,6 +42,7 @@ import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
 import { completeJobWith, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
+import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
@@ -289,6 +290,11 @@ class Runs {
 
   cancel(runId: string, options: CancelRunOptions): Promise<CanceledRun> {
     return cancelRun(this.#executor, runId, options);
+  }
+
+  /** Expires gates and cancels runs that are past their deadline. A worker that reaps does so by itself. */
+  fireTimers(options?: FireTimersOptions): Promise<FiredTimers> {
+    return fireTimers(this.#executor, options);
   }
 
   /** Status and counters. */

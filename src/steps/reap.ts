@@ -1,9 +1,10 @@
 /** Reap: expired leases go back to the queue or are dead-lettered, wherever and however often it runs (FEATURES F-J10). */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
+import { inHalves } from "../database/halves.ts";
 import { reading, writing } from "../database/statement.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
-import { isLedgerError, type LedgerError } from "../errors.ts";
+import type { LedgerError } from "../errors.ts";
 import type { Lease } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { validInteger } from "../jobs/request.ts";
@@ -40,7 +41,12 @@ export async function reap(executor: Executor, options: ReapOptions = {}): Promi
   await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   const rows = await expired.execute(executor, { limit });
   const tally: Tally = { returned: 0, deadLettered: 0, setAside: [] };
-  await settleOrSplit(executor, rows.map(expiredOutcome), tally);
+  await inHalves(
+    executor,
+    rows.map(expiredOutcome),
+    (outcomes) => settleAll(executor, outcomes, tally),
+    ({ lease }, error) => tally.setAside.push({ jobId: lease.jobId, error }),
+  );
   if (tally.setAside.length > 0) {
     await setAside.execute(executor, { ids: tally.setAside.map(({ jobId }) => jobId), seconds: SET_ASIDE_SECONDS });
   }
@@ -51,30 +57,6 @@ interface Tally {
   returned: number;
   deadLettered: number;
   readonly setAside: { jobId: string; error: LedgerError }[];
-}
-
-/** Halves a batch that fails until the jobs that spoil it stand alone. */
-async function settleOrSplit(executor: Executor, outcomes: readonly PreparedOutcome[], tally: Tally): Promise<void> {
-  if (outcomes.length === 0) return;
-  try {
-    await settleAll(executor, outcomes, tally);
-  } catch (error) {
-    const [only, ...more] = outcomes;
-    if (executor.transaction !== "none" || !isLedgerError(error) || isTransient(error) || only === undefined)
-      throw error;
-    if (more.length === 0) {
-      tally.setAside.push({ jobId: only.lease.jobId, error });
-      return;
-    }
-    const middle = Math.ceil(outcomes.length / 2);
-    await settleOrSplit(executor, outcomes.slice(0, middle), tally);
-    await settleOrSplit(executor, outcomes.slice(middle), tally);
-  }
-}
-
-/** The database is gone: nothing is wrong with the job. */
-function isTransient(error: LedgerError): boolean {
-  return error.code === "db.unavailable" || error.code === "db.commit_unconfirmed" || error.code === "schema.missing";
 }
 
 async function settleAll(executor: Executor, outcomes: readonly PreparedOutcome[], tally: Tally): Promise<void> {
