@@ -5,6 +5,7 @@ import { runReleaseKey } from "../../src/locks/key.ts";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
 import {
   codeOf,
+  failure,
   globally,
   holding,
   ledgerOf,
@@ -233,7 +234,103 @@ describe("refused", () => {
   });
 });
 
+describe("when its prerequisites have ended", () => {
+  test("the gate ends with what it kept, and hands it to its dependents", async () => {
+    const run = await start();
+    await keep(run, { output: { by: "ann" }, completedBy: "ann", reason: "seen before" });
+    await run.succeed("a");
+
+    expect(await run.statuses()).toEqual({
+      a: "SUCCEEDED",
+      gate: "SUCCEEDED",
+      on: "ENQUEUED",
+      any: "ENQUEUED",
+      job: "ENQUEUED",
+    });
+    expect(await run.row("gate")).toMatchObject({
+      output: { by: "ann" },
+      completed_by: "ann",
+      reason: "seen before",
+      error_code: null,
+    });
+    expect(await keep(run, { output: { by: "ann" } })).toMatchObject({ status: "SUCCEEDED", completed: false });
+    expect(await codeOf(keep(run, { output: { by: "bob" } }))).toBe(conflictingOutput);
+  });
+
+  test.each([
+    ["FAILED", "workflow.external_failed"],
+    ["CANCELED", "workflow.external_canceled"],
+  ] as const)("a gate that keeps %s cancels those that need its success", async (outcome, code) => {
+    const run = await start();
+    await keep(run, { outcome, reason: "no" });
+    await run.succeed("a");
+
+    expect(await run.statuses()).toMatchObject({ gate: outcome, on: "CANCELED", any: "ENQUEUED" });
+    expect(await run.row("gate")).toMatchObject({ error_code: code, reason: "no" });
+  });
+
+  test("without success, the gate is CANCELED whatever it kept", async () => {
+    const run = await start();
+    await keep(run, { output: 1 });
+    await run.fail("a");
+
+    expect(await run.statuses()).toMatchObject({ gate: "CANCELED", on: "CANCELED", any: "ENQUEUED" });
+    expect(await run.row("gate")).toMatchObject({ error_code: "workflow.dependency_unsatisfied" });
+    expect(await codeOf(keep(run, { output: 1 }))).toBe(conflictingOutcome);
+  });
+
+  test("gates in a row end one after the other, and with the last step the run", async () => {
+    const run = await TestRun.start(database, ledger, { a: [], gate: ["a"], gateToo: ["gate"], gate3: ["gateToo?"] });
+    await keep(run, { output: 1 }, "gateToo");
+    await keep(run, { outcome: "FAILED" }, "gate");
+    await keep(run, {}, "gate3");
+    await run.succeed("a");
+
+    expect(await run.state()).toEqual({
+      run: "COMPLETED_WITH_ERRORS",
+      steps: { a: "SUCCEEDED", gate: "FAILED", gateToo: "CANCELED", gate3: "SUCCEEDED" },
+    });
+  });
+
+  test("a gate behind another one ends with it", async () => {
+    const run = await TestRun.start(database, ledger, { gate: [], gateToo: ["gate"], on: ["gateToo"] });
+    await keep(run, { output: 1 }, "gateToo");
+    await keep(run);
+
+    expect(await run.statuses()).toEqual({ gate: "SUCCEEDED", gateToo: "SUCCEEDED", on: "ENQUEUED" });
+  });
+});
+
 describe("against the release of the gate", () => {
+  test("a release that waited for the completion ends the gate with it", async () => {
+    const run = await start();
+    const { lease } = await run.claim("a");
+    const early = await openTransaction(database);
+    await keep(run, { output: 1 }, "gate", ledger.in(early));
+
+    const released = ledger.jobs.complete(lease);
+    await seen("complete_step_jobs");
+    await early.commit().execute();
+    await released;
+
+    expect(await run.statuses()).toMatchObject({ a: "SUCCEEDED", gate: "SUCCEEDED", on: "ENQUEUED" });
+    expect(await run.row("gate")).toMatchObject({ output: 1 });
+  });
+
+  test("so does the failure of an ON_TERMINAL prerequisite that waited for it", async () => {
+    const run = await TestRun.start(database, ledger, { a: [], gate: ["a?"], on: ["gate"] });
+    const { lease } = await run.claim("a");
+    const early = await openTransaction(database);
+    await keep(run, { output: 1 }, "gate", ledger.in(early));
+
+    const released = ledger.jobs.fail(lease, failure);
+    await seen("lock_workflow_step_closure_for_update");
+    await early.commit().execute();
+    await released;
+
+    expect(await run.statuses()).toEqual({ a: "FAILED", gate: "SUCCEEDED", on: "ENQUEUED" });
+  });
+
   test("a completion that waited for the release ends the open gate", async () => {
     const run = await start();
     const { lease } = await run.claim("a");
