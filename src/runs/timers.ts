@@ -117,6 +117,8 @@ const asked = sql<Date>`statement_timestamp()`;
 const noText = sql<string | null>`null::text`;
 const noId = sql<string | null>`null::uuid`;
 
+const what = (word: "gate" | "run" | "next") => sql<typeof word>`${sql.lit(word)}`.as("what");
+
 const inMs = (at: string) => sql<number>`extract(epoch from ${sql.ref(at)} - ${asked})::float8 * 1000`;
 
 // Each branch is a walk along the beginning of a partial index that holds nothing but open timers.
@@ -140,26 +142,33 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
         .orderBy("r.deadline_at")
         .limit(p.rows),
     )
-    .with("next", (qb) =>
-      qb.selectNoFrom((eb) =>
-        sql<Date | null>`least(${eb
-          .selectFrom("workflow_steps as s")
-          .where("s.open_since", "is not", null)
-          .where("s.expires_at", ">", asked)
-          .select("s.expires_at")
-          .orderBy("s.expires_at")
-          .limit(1)}, ${eb
-          .selectFrom("workflow_runs as r")
-          .where("r.ended_at", "is", null)
-          .where("r.deadline_at", ">", asked)
-          .select("r.deadline_at")
-          .orderBy("r.deadline_at")
-          .limit(1)})`.as("at"),
-      ),
+    .with(
+      (cte) => cte("next").materialized(),
+      (qb) =>
+        qb.selectNoFrom((eb) =>
+          eb
+            .fn<Date | null>("least", [
+              eb
+                .selectFrom("workflow_steps as s")
+                .where("s.open_since", "is not", null)
+                .where("s.expires_at", ">", asked)
+                .select("s.expires_at")
+                .orderBy("s.expires_at")
+                .limit(1),
+              eb
+                .selectFrom("workflow_runs as r")
+                .where("r.ended_at", "is", null)
+                .where("r.deadline_at", ">", asked)
+                .select("r.deadline_at")
+                .orderBy("r.deadline_at")
+                .limit(1),
+            ])
+            .as("at"),
+        ),
     )
     .selectFrom("gate as g")
     .select([
-      sql<"gate" | "run" | "next">`'gate'`.as("what"),
+      what("gate"),
       sql<string | null>`g.run_id`.as("run_id"),
       sql<string | null>`g.id`.as("step_id"),
       sql<string | null>`g.step_key`.as("step_key"),
@@ -172,7 +181,7 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
       eb
         .selectFrom("run as d")
         .select([
-          sql<"gate" | "run" | "next">`'run'`.as("what"),
+          what("run"),
           sql<string | null>`d.id`.as("run_id"),
           noId.as("step_id"),
           noText.as("step_key"),
@@ -186,7 +195,7 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
       eb
         .selectFrom("next as n")
         .select([
-          sql<"gate" | "run" | "next">`'next'`.as("what"),
+          what("next"),
           noId.as("run_id"),
           noId.as("step_id"),
           noText.as("step_key"),

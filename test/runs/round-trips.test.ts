@@ -5,6 +5,7 @@ import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { startChild, startParent } from "./children.ts";
 import { codeOf, failure, globally, graphOf, ledgerOf, TestRun } from "./fixtures.ts";
+import { deadlineIsPast, gatesAreDue, startExpiring } from "./timed.ts";
 
 const database = await createTestDatabase({ max: 3 });
 const ledger = ledgerOf(database);
@@ -159,6 +160,26 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     },
     7,
     6,
+  ],
+  ["fire timers when none is due", () => (l) => l.runs.fireTimers(), 1, 2],
+  [
+    "expire gates of five runs",
+    async () => {
+      const expiring = () => startExpiring(database, ledger, { gate: [], b: ["gate"] });
+      await gatesAreDue(database, ...(await Promise.all(Array.from({ length: 5 }, expiring))));
+      return (l) => l.runs.fireTimers();
+    },
+    11,
+    11,
+  ],
+  [
+    "enforce a deadline",
+    async () => {
+      await deadlineIsPast(database, await TestRun.start(database, ledger, { a: [] }, { deadlineSeconds: 60 }));
+      return (l) => l.runs.fireTimers();
+    },
+    14,
+    14,
   ],
   [
     "reap steps in five runs",
