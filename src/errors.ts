@@ -49,6 +49,18 @@ export const errorCodes = {
     "The external step was completed with another outcome.",
   ),
   "workflow.external_step_conflicting_output_retry": conflict("The external step was completed with another output."),
+  "workflow.retry_not_failed": conflict(
+    "Only a workflow run that ended COMPLETED_WITH_ERRORS can be retried in place.",
+  ),
+  "workflow.retry_run_canceled": conflict("The workflow run was cancelled: recover it as a new run instead."),
+  "workflow.retry_child_run": conflict("The workflow run is a step of another one: retry that step instead."),
+  "workflow.retry_step_not_failed": conflict("The step has not failed, or was cancelled only because of others."),
+  "workflow.retry_step_unsatisfied": conflict(
+    "The step needs the success of a step that did not succeed and is not retried.",
+  ),
+  "workflow.retry_map_step": conflict("A map step cannot be retried by itself: rerun from the step that it maps over."),
+  "workflow.retry_conflicting_key": conflict("The key was used before with another request."),
+  "workflow.retry_unsupported_isolation": isolation("Retrying a workflow run"),
   "workflow.result_not_declared": validation("The workflow run declares no result step."),
   "workflow.result_missing": internal("The workflow run succeeded but its result step has no output."),
   "workflow.result_unsuccessful_terminal": conflict("The workflow run ended without success."),

@@ -65,6 +65,7 @@ export {
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { ResultOptions } from "./runs/result.ts";
+export type { RetriedRun, RetryRunOptions } from "./runs/retry.ts";
 export type { StepSettlement, StepSuccess } from "./runs/settle.ts";
 export {
   type AdditionSpec,

@@ -40,6 +40,7 @@ import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
+import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts";
 import { completeJobWith, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
@@ -295,6 +296,11 @@ class Runs {
   /** Expires gates and cancels runs that are past their deadline. A worker that reaps does so by itself. */
   fireTimers(options?: FireTimersOptions): Promise<FiredTimers> {
     return fireTimers(this.#executor, options);
+  }
+
+  /** Tries failed steps of a run again, in place. */
+  retry(runId: string, options: RetryRunOptions): Promise<RetriedRun> {
+    return retryRun(this.#executor, runId, options);
   }
 
   /** Status and counters. */

@@ -25,7 +25,7 @@ export interface StepEnding {
 }
 
 /** Why a step that was never started is cancelled. */
-const DEPENDENCY_UNSATISFIED = "workflow.dependency_unsatisfied";
+export const DEPENDENCY_UNSATISFIED = "workflow.dependency_unsatisfied";
 /** Why a map step fails that has nothing to fan out over. */
 const SOURCE_NOT_ARRAY = "workflow.map_source_not_array";
 
