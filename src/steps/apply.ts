@@ -197,7 +197,8 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
           error_message: eb.fn.coalesce("c.error_message", "s.error_message"),
           completed_by: eb.fn.coalesce("c.completed_by", "s.completed_by"),
           reason: eb.fn.coalesce("c.reason", "s.reason"),
-          started_at: eb.ref("ended.leased_at"),
+          // A step that has ended before keeps its times: a prerequisite of it was retried.
+          started_at: eb.fn.coalesce("ended.leased_at", "s.started_at"),
           ...entered(sql.ref("c.status")),
         }))
         .returning("s.id"),

@@ -68,6 +68,6 @@ export function entered(status: RawBuilder<unknown>) {
     released_at: sql<Date | null>`case when ${status} in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then clock_timestamp() else s.released_at end`,
     open_since: sql<Date | null>`case when ${opens} then clock_timestamp() end`,
     expires_at: sql<Date | null>`case when ${opens} then clock_timestamp() + make_interval(secs => s.expires_after_seconds) else s.expires_at end`,
-    ended_at: sql<Date | null>`case when ${status} in ('SUCCEEDED', 'FAILED', 'CANCELED') then clock_timestamp() end`,
+    ended_at: sql<Date | null>`case when ${status} in ('SUCCEEDED', 'FAILED', 'CANCELED') then coalesce(s.ended_at, clock_timestamp()) end`,
   };
 }
