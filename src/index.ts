@@ -64,6 +64,7 @@ export {
 } from "./runs/graph.ts";
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
+export type { RecoverRunOptions, RerunOptions } from "./runs/recover.ts";
 export type { ResultOptions } from "./runs/result.ts";
 export type { RetriedRun, RetryRunOptions } from "./runs/retry.ts";
 export type { StepSettlement, StepSuccess } from "./runs/settle.ts";

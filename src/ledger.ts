@@ -38,6 +38,7 @@ import { type AdvancedChild, advanceChild } from "./runs/child.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
+import { type RecoverRunOptions, type RerunOptions, recoverRun, rerunRun } from "./runs/recover.ts";
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
 import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts";
@@ -301,6 +302,16 @@ class Runs {
   /** Tries failed steps of a run again, in place. */
   retry(runId: string, options: RetryRunOptions): Promise<RetriedRun> {
     return retryRun(this.#executor, runId, options);
+  }
+
+  /** Starts a new run that does again what did not succeed in this one. */
+  recover(runId: string, options: RecoverRunOptions): Promise<EnqueuedRun> {
+    return recoverRun(this.#executor, runId, options);
+  }
+
+  /** Starts a new run that does again the named steps of this one and all that comes after them. */
+  rerun(runId: string, options: RerunOptions): Promise<EnqueuedRun> {
+    return rerunRun(this.#executor, runId, options);
   }
 
   /** Status and counters. */

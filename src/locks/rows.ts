@@ -125,6 +125,16 @@ function decodeRun(run: Awaited<ReturnType<typeof reloadedRuns.execute>>[number]
   };
 }
 
+/**
+ * Locks the run row against changes by others, and returns its status. Only for who never changes the row
+ * itself: a share lock is not to be made stronger. One round trip. Throws `workflow.run_not_found`.
+ */
+export async function lockRunForShare(executor: Executor, runId: string, scope: Scope): Promise<RunStatus> {
+  const row = await sharedRunRow.executeFirst(executor, runArguments([runId], scope));
+  if (row === undefined) throw new LedgerError("workflow.run_not_found");
+  return decodeRunStatus(row.status);
+}
+
 type Tables = ExpressionBuilder<LedgerTables, never>;
 
 function oneOf(column: string, { runIds }: RunPlaceholders): RawBuilder<boolean> {
@@ -186,6 +196,16 @@ const runRows = reading("lock_workflow_run_for_update", runParameters, (db, p) =
     .where(inScope("r.organization_id", p))
     .orderBy("r.id")
     .forUpdate("r"),
+);
+
+const sharedRunRow = reading("lock_workflow_run_for_share", runParameters, (db, p) =>
+  db
+    .selectFrom("workflow_runs as r")
+    .select(["r.id", "r.status"])
+    .where(oneOf("r.id", p))
+    .where(inScope("r.organization_id", p))
+    .orderBy("r.id")
+    .forShare("r"),
 );
 
 const reloadedRuns = reading("reload_workflow_runs", runParameters, (db, p) =>

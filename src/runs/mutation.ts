@@ -6,6 +6,7 @@ import { inScope, type Scope, scopeArguments, scopeParameters } from "../databas
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, type RunStatus } from "../database/statuses.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
+import { validName } from "../jobs/request.ts";
 
 /** A request to change a run. */
 export interface Mutation {
@@ -22,6 +23,14 @@ export interface FoundMutation {
   readonly run: { readonly status: RunStatus; readonly parentRunId: string | null };
   /** What came of the same request before, or null. */
   readonly result: JsonText | null;
+}
+
+/** Step keys of a request, each once, in an order of their own: the same steps are the same request. Throws `input.invalid`. */
+export function validStepKeys(keys: unknown, argument: string): string[] {
+  if (!Array.isArray(keys) || keys.length === 0) {
+    throw new LedgerError("input.invalid", { message: `${argument} must be an array of step keys that is not empty.` });
+  }
+  return [...new Set(keys.map((key, place) => validName(key, `${argument}[${place}]`)))].sort();
 }
 
 /** One round trip. Throws `workflow.run_not_found`, and `conflict` when the key was used for another request. */

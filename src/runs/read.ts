@@ -16,6 +16,7 @@ import {
   type StepStatus,
 } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
+import { type TerminalStatus, terminalOutcomes } from "../steps/resolve.ts";
 
 export interface RunStatusView {
   readonly id: string;
@@ -60,7 +61,21 @@ export interface Step {
   readonly completedBy: string | null;
   readonly reason: string | null;
   readonly output: JsonValue | null;
+  /** The run that the step stands for, once it has been started. */
+  readonly childRunId: string | null;
+  /** Of a MAP step: how many items it has, null until it has fanned out. */
+  readonly itemCount: number | null;
+  /** Of an item of a MAP step: its place among the others, from 0. */
+  readonly mapIndex: number | null;
+  /** When an open gate ends by itself; of an ended one, when it would have. */
+  readonly expiresAt: Date | null;
+  /** How a gate ends as soon as it opens, when somebody completed it before. */
+  readonly keptOutcome: TerminalStatus | null;
 }
+
+const sourceKinds = ["recover", "rerun"] as const;
+
+export type SourceKind = (typeof sourceKinds)[number];
 
 export interface Run extends RunStatusView {
   readonly type: string;
@@ -69,7 +84,15 @@ export interface Run extends RunStatusView {
   readonly canceledReason: string | null;
   readonly createdAt: Date;
   readonly endedAt: Date | null;
-  /** In topological order. */
+  /** When it is cancelled if it has not ended. */
+  readonly deadlineAt: Date | null;
+  /** The run and step that it is the child of. */
+  readonly parentRunId: string | null;
+  readonly parentStepId: string | null;
+  /** The ended run that it was made from, and how. */
+  readonly sourceRunId: string | null;
+  readonly sourceKind: SourceKind | null;
+  /** In the order of their ids: a graph's in topological order. */
   readonly steps: readonly Step[];
 }
 
@@ -92,6 +115,11 @@ export async function getRun(executor: Executor, runId: string, scope: Scope): P
     canceledReason: run.canceled_reason,
     createdAt: toDate(run.created_at),
     endedAt: toDateOrNull(run.ended_at),
+    deadlineAt: toDateOrNull(run.deadline_at),
+    parentRunId: run.parent_run_id,
+    parentStepId: run.parent_step_id,
+    sourceRunId: run.source_run_id,
+    sourceKind: sourceKinds.find((kind) => kind === run.source_kind) ?? null,
     steps: rows.map(decodeStep),
   };
 }
@@ -113,6 +141,11 @@ function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number]): Ste
     completedBy: row.completed_by,
     reason: row.reason,
     output: fromJson(row.output),
+    childRunId: row.child_run_id,
+    itemCount: row.item_count,
+    mapIndex: row.map_index,
+    expiresAt: toDateOrNull(row.expires_at),
+    keptOutcome: terminalOutcomes.find((outcome) => outcome === row.kept_outcome) ?? null,
   };
 }
 
@@ -136,6 +169,11 @@ const status = reading("get_workflow_run", runParameters, (db, p) =>
       "r.canceled_reason",
       "r.created_at",
       "r.ended_at",
+      "r.deadline_at",
+      "r.parent_run_id",
+      "r.parent_step_id",
+      "r.source_run_id",
+      "r.source_kind",
     ]),
 );
 
@@ -160,6 +198,11 @@ const steps = reading("get_workflow_steps", runParameters, (db, p) =>
       "s.error_message",
       "s.completed_by",
       "s.reason",
+      "s.child_run_id",
+      "s.item_count",
+      "s.map_index",
+      "s.expires_at",
+      "s.kept_outcome",
       sql<string>`case when s.status = 'ENQUEUED' and q.id is not null then 'RUNNING' else s.status::text end`.as(
         "status",
       ),

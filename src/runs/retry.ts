@@ -18,7 +18,7 @@ import { lockRunReleaseExclusiveAfterJobs } from "../locks/release.ts";
 import { lockRunsForUpdate, lockStepRowsForUpdate } from "../locks/rows.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import { countersChanged } from "../steps/run-status.ts";
-import { findMutation, type Mutation } from "./mutation.ts";
+import { findMutation, type Mutation, validStepKeys } from "./mutation.ts";
 import { type Reopening, reopen, wasUnsatisfied } from "./reopen.ts";
 import { type PlacedStep, type RunStructure, readStructure } from "./structure.ts";
 
@@ -75,7 +75,7 @@ interface RetryRequest extends Mutation {
 
 function prepared(runId: string, { scope, steps, key, reason, retriedBy }: RetryRunOptions): RetryRequest {
   scopeArguments(scope);
-  const keys = steps === undefined ? null : validKeys(steps);
+  const keys = steps === undefined ? null : validStepKeys(steps, "steps");
   return {
     runId: validUuid(runId, "runId"),
     scope,
@@ -86,14 +86,6 @@ function prepared(runId: string, { scope, steps, key, reason, retriedBy }: Retry
     reason: reason === undefined ? null : storableText(reason),
     retriedBy: retriedBy === undefined ? null : validName(retriedBy, "retriedBy"),
   };
-}
-
-/** In an order of their own: the same steps are the same request. */
-function validKeys(keys: readonly string[]): string[] {
-  if (!Array.isArray(keys) || keys.length === 0) {
-    throw new LedgerError("input.invalid", { message: "steps must be an array of step keys that is not empty." });
-  }
-  return [...new Set(keys.map((key, place) => validName(key, `steps[${place}]`)))].sort();
 }
 
 /** The retry that the key names, or null. Throws when there is none and the run cannot be retried. One round trip. */

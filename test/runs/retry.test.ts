@@ -22,6 +22,7 @@ import {
   TestRun,
   unknownId,
 } from "./fixtures.ts";
+import { advanceChildren, childOf, endItems, failed as failedItem, startMapRun, startParentRun } from "./shapes.ts";
 
 const database = await createTestDatabase();
 const expectNoDeadlocks = watchForDeadlocks(database);
@@ -299,47 +300,97 @@ describe("a retry", () => {
 });
 
 describe("a retry of a child or map step", () => {
-  test("forgets the child run of a failed step: a new one will be started", async () => {
-    const run = await failed();
-    await database.pool.query("update runledger.workflow_steps set child_run_id = $2 where run_id = $1", [
-      run.id,
-      unknownId,
-    ]);
-    await retry(run);
+  test("starts a new child in place of the one that failed, which cannot be retried by itself", async () => {
+    const run = await startParentRun(database, ledger);
+    await run.succeed("before");
+    const first = await childOf(database, ledger, run);
+    await first.fail("work");
+    await advanceChildren(ledger);
+    expect(await run.statuses()).toEqual({ before: "SUCCEEDED", child: "FAILED", after: "CANCELED" });
+    expect(await codeOf(retry(first))).toBe("workflow.retry_child_run");
 
-    expect(await run.row("a")).toMatchObject({ status: "ENQUEUED", child_run_id: null });
+    await retry(run);
+    expect(await run.row("child")).toMatchObject({ status: "ENQUEUED", child_run_id: null });
+    const second = await childOf(database, ledger, run);
+
+    expect(second.id).not.toBe(first.id);
+    expect((await first.state()).run).toBe("COMPLETED_WITH_ERRORS");
+    await second.succeed("work", "done");
+    await advanceChildren(ledger);
+    expect(await run.row("child")).toMatchObject({ status: "SUCCEEDED", output: "done", child_run_id: second.id });
+    await run.succeed("after");
+    expect((await run.state()).run).toBe("SUCCEEDED");
   });
 
-  test("of an item: its map step waits for it again with the items it had", async () => {
-    const run = await start({
-      list: [],
-      "ship[0]": ["list"],
-      "ship[1]": ["list"],
-      ship: ["list", "ship[0]", "ship[1]"],
-    });
-    await run.succeed("list", [1, 2]);
-    await run.succeed("ship[0]");
-    await run.fail("ship[1]");
-    await toMap(run, 2);
+  test("of an item: its map step waits for it again with the items it had, and joins them all", async () => {
+    const run = await startMapRun(database, ledger);
+    await run.succeed("setup");
+    await run.succeed("list", ["x", "y", "z"]);
+    await endItems(ledger, run, 1, failedItem, failedItem);
+    expect(await run.state()).toMatchObject({ run: "COMPLETED_WITH_ERRORS", steps: { ship: "CANCELED" } });
 
-    expect(await retry(run)).toMatchObject({ retried: ["ship[1]"] });
+    expect(await retry(run, { steps: ["ship[1]"] })).toMatchObject({ retried: ["ship[1]"] });
+    expect(await run.statuses()).toMatchObject({ ship: "CANCELED", report: "CANCELED" });
+    await endItems(ledger, run, 2);
+    expect(await retry(run)).toMatchObject({ retried: ["ship[2]"] });
+    expect(await run.row("ship")).toMatchObject({ status: "BLOCKED", pending_count: 1, item_count: 3 });
+    expect(await run.row("report")).toMatchObject({ status: "BLOCKED" });
+    await endItems(ledger, run, 3);
 
-    expect(await run.row("ship")).toMatchObject({ status: "BLOCKED", pending_count: 1, item_count: 2 });
-    expect(await run.statuses()).toMatchObject({ "ship[0]": "SUCCEEDED", "ship[1]": "ENQUEUED" });
-    await ledger.runs.cancel(run.id, globally);
+    expect(await run.row("ship")).toMatchObject({ status: "SUCCEEDED", output: [1, 2, 3] });
+    await run.succeed("report");
+    expect((await run.state()).run).toBe("SUCCEEDED");
+  });
+
+  test("of an item and of what the map step waited for: it joins when both have ended", async () => {
+    const run = await startMapRun(database, ledger);
+    await run.fail("setup");
+    await run.succeed("list", ["x"]);
+    await endItems(ledger, run, failedItem);
+    await retry(run);
+    await endItems(ledger, run, 1);
+
+    expect(await run.row("ship")).toMatchObject({ status: "BLOCKED", pending_count: 1, item_count: 1 });
+    await run.succeed("setup");
+    expect(await run.row("ship")).toMatchObject({ status: "SUCCEEDED", output: [1], item_count: 1 });
+  });
+
+  test("of an item whose map step went on without it: the map step keeps its output", async () => {
+    const run = await startMapRun(database, ledger, "continue");
+    await run.succeed("setup");
+    await run.succeed("list", ["x", "y"]);
+    await endItems(ledger, run, 1, failedItem);
+    await run.succeed("report");
+    await retry(run);
+    expect(await run.row("ship")).toMatchObject({ status: "SUCCEEDED", pending_count: 1, output: [1, null] });
+    await endItems(ledger, run, 2);
+
+    expect(await run.state()).toMatchObject({ run: "SUCCEEDED", steps: { ship: "SUCCEEDED", report: "SUCCEEDED" } });
+    expect(await run.row("ship")).toMatchObject({ pending_count: 0, output: [1, null] });
+    expect(await run.liveJobs()).toEqual([]);
+  });
+
+  test("of what a map step waited for in vain: it fans out", async () => {
+    const run = await startMapRun(database, ledger);
+    await run.succeed("setup");
+    await run.fail("list");
+    await retry(run);
+    await run.succeed("list", ["x", "y"]);
+    await endItems(ledger, run, 1, 2);
+
+    expect(await run.row("ship")).toMatchObject({ status: "SUCCEEDED", output: [1, 2] });
   });
 
   test("of a map step without an array is refused, and left out by default", async () => {
-    const run = await start({ list: [], other: [], ship: ["list?"] });
-    await run.succeed("list", 1);
-    await run.fail("ship");
-    await run.fail("other");
-    await toMap(run, null);
+    const run = await startMapRun(database, ledger);
+    await run.fail("setup");
+    await run.succeed("list", "no array");
+    expect(await run.statuses()).toMatchObject({ ship: "FAILED" });
 
     expect(await codeOf(retry(run, { steps: ["ship"] }))).toBe("workflow.retry_map_step");
-    expect((await retry(run)).retried).toEqual(["other"]);
-    await run.succeed("other");
-    expect(await run.statuses()).toEqual({ list: "SUCCEEDED", ship: "FAILED", other: "SUCCEEDED" });
+    expect((await retry(run)).retried).toEqual(["setup"]);
+    await run.succeed("setup");
+    expect(await run.statuses()).toEqual({ setup: "SUCCEEDED", list: "SUCCEEDED", ship: "FAILED", report: "CANCELED" });
     expect(await errorOf(retry(run))).toMatchObject({ code: "workflow.retry_map_step", details: { stepKey: "ship" } });
   });
 });
@@ -396,16 +447,6 @@ describe("a retry is refused", () => {
     });
     expect((await retry(run, { steps: ["a", "b"] })).retried).toEqual(["a", "b"]);
     expect(await run.statuses()).toEqual({ a: "ENQUEUED", b: "BLOCKED" });
-  });
-
-  test("of a run that is a step of another one", async () => {
-    const run = await failed();
-    await database.pool.query(
-      "update runledger.workflow_runs set parent_run_id = $2, parent_step_id = $2 where id = $1",
-      [run.id, unknownId],
-    );
-
-    expect(await codeOf(retry(run))).toBe("workflow.retry_child_run");
   });
 
   test("to whoever is not of the run's tenant", async () => {
@@ -769,7 +810,6 @@ describe("a retry takes", () => {
     expect((await ledger.runs.getStatus(id, globally.scope)).erroredCount).toBe(10_000);
 
     const small = await database.record(async () => retry(await failed()));
-    const t0 = performance.now();
     const { result, statements } = await database.record(() => retry(run));
 
     expect(named(statements)).toEqual(named(small.statements).slice(-statements.length));
@@ -791,20 +831,4 @@ async function claimOf(type: string) {
   const [job] = await ledger.jobs.claim({ workerId: "w", limit: 1, types: [type] });
   if (job === undefined) throw new Error("no job to claim");
   return job;
-}
-
-/** Makes `ship` of a run the map step over `list`, and `ship[0]` and so on its items. */
-async function toMap(run: TestRun, itemCount: number | null): Promise<void> {
-  await database.pool.query(
-    `with map as (
-       update runledger.workflow_steps as s set kind = 'MAP', job_id = null, payload = null, item_count = $2,
-         map_source_id = l.id, item_edge = 'ON_SUCCESS'
-       from runledger.workflow_steps as l
-       where s.run_id = $1 and s.step_key = 'ship' and l.run_id = $1 and l.step_key = 'list'
-       returning s.id
-     )
-     update runledger.workflow_steps as s set map_step_id = map.id, map_index = substr(s.step_key, 6, 1)::integer
-     from map where s.run_id = $1 and s.step_key like 'ship[%'`,
-    [run.id, itemCount],
-  );
 }

@@ -1,0 +1,423 @@
+/** Recover and rerun: a new run that takes over from an ended one what need not be done again (FEATURES F-W11). */
+import { sql } from "kysely";
+import { announceJobs } from "../database/announce.ts";
+import type { JsonColumn } from "../database/column-types.ts";
+import type { Executor } from "../database/executor.ts";
+import { isUuid, newId, newIds, validUuid } from "../database/ids.ts";
+import type { JsonText } from "../database/json.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { type Scope, scopeArguments } from "../database/scope.ts";
+import { writing } from "../database/statement.ts";
+import { decodeRunStatus, isTerminalRun, type RunStatus, type StepStatus } from "../database/statuses.ts";
+import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { LedgerError, type LedgerErrorCode } from "../errors.ts";
+import { insertReleased } from "../jobs/insertion.ts";
+import { validDuration, validName } from "../jobs/request.ts";
+import { lockRunForShare } from "../locks/rows.ts";
+import { withBoundedWait } from "../locks/wait.ts";
+import { statusByCounters } from "../steps/run-status.ts";
+import type { EnqueuedRun } from "./enqueue.ts";
+import { findMutation, type Mutation, validStepKeys } from "./mutation.ts";
+import { getRunStatus } from "./read.ts";
+import { type Renewal, recovery, rerun } from "./renewal.ts";
+import { type RunStructure, readStructure } from "./structure.ts";
+
+export interface RecoverRunOptions {
+  readonly scope: Scope;
+  /** The same key and run give the same new run. At most 512 bytes. */
+  readonly key: string;
+  /** The new run is cancelled when it has not ended this many seconds after its start. Default: it has no deadline. */
+  readonly deadlineSeconds?: number;
+}
+
+export interface RerunOptions extends RecoverRunOptions {
+  /** The key of the step, or the keys of the steps, that start anew with all that comes after them. */
+  readonly from: string | readonly string[];
+}
+
+/**
+ * Starts a new run of the same graph from one that ended COMPLETED_WITH_ERRORS or CANCELED: steps that
+ * succeeded are taken over with their outputs, all others start anew. Outputs and payloads stay on the
+ * server. Nine round trips in a transaction of its own, four when the key was used before. Throws
+ * `workflow.run_not_found`, `workflow.recover_not_ended`, `workflow.recover_succeeded`,
+ * `workflow.recover_conflicting_key`, `workflow.rerun_item_needed`, `workflow.recover_unsupported_isolation`,
+ * `scope.required`, `input.invalid`, `db.lock_timeout`.
+ */
+export async function recoverRun(executor: Executor, runId: string, options: RecoverRunOptions): Promise<EnqueuedRun> {
+  const deadlineSeconds = validDuration(options.deadlineSeconds, "deadlineSeconds");
+  return renewRun(executor, {
+    ...mutationOf(runId, options),
+    mutation: "recover",
+    requested: JSON.stringify({ deadlineSeconds }),
+    deadlineSeconds,
+    renewalOf: recovery,
+    codes: {
+      live: "workflow.recover_not_ended",
+      succeeded: "workflow.recover_succeeded",
+      conflict: "workflow.recover_conflicting_key",
+      isolation: "workflow.recover_unsupported_isolation",
+    },
+  });
+}
+
+/**
+ * Starts a new run of the same graph from one that has ended, in whatever way: the named steps and all that
+ * comes after them start anew, all others are taken over as they ended, failed and cancelled ones too. Round
+ * trips as `recoverRun`. Throws `workflow.run_not_found`, `workflow.step_not_found`, `workflow.rerun_not_ended`,
+ * `workflow.rerun_step_unsatisfied`, `workflow.rerun_map_step`, `workflow.rerun_item_needed`,
+ * `workflow.rerun_conflicting_key`, `workflow.rerun_unsupported_isolation`, `scope.required`, `input.invalid`,
+ * `db.lock_timeout`.
+ */
+export async function rerunRun(executor: Executor, runId: string, options: RerunOptions): Promise<EnqueuedRun> {
+  const deadlineSeconds = validDuration(options.deadlineSeconds, "deadlineSeconds");
+  const from = validStepKeys(typeof options.from === "string" ? [options.from] : options.from, "from");
+  return renewRun(executor, {
+    ...mutationOf(runId, options),
+    mutation: "rerun",
+    requested: JSON.stringify({ from, deadlineSeconds }),
+    deadlineSeconds,
+    renewalOf: (run) => rerun(run, idsOf(run, from)),
+    codes: {
+      live: "workflow.rerun_not_ended",
+      succeeded: null,
+      conflict: "workflow.rerun_conflicting_key",
+      isolation: "workflow.rerun_unsupported_isolation",
+    },
+  });
+}
+
+interface RenewalRequest extends Mutation {
+  readonly key: string;
+  readonly deadlineSeconds: number | null;
+  readonly renewalOf: (run: RunStructure) => Renewal;
+  readonly codes: {
+    readonly live: LedgerErrorCode;
+    /** Null: a run that succeeded will do. */
+    readonly succeeded: LedgerErrorCode | null;
+    readonly conflict: LedgerErrorCode;
+    readonly isolation: LedgerErrorCode;
+  };
+}
+
+function mutationOf(runId: string, { scope, key }: RecoverRunOptions) {
+  scopeArguments(scope);
+  return { runId: validUuid(runId, "runId"), scope, key: validName(key, "key") };
+}
+
+function idsOf({ steps }: RunStructure, keys: readonly string[]): Set<string> {
+  const ids = new Map(steps.map(({ key, id }) => [key, id]));
+  return new Set(
+    keys.map((stepKey) => {
+      const id = ids.get(stepKey);
+      if (id === undefined) throw new LedgerError("workflow.step_not_found", { details: { stepKey } });
+      return id;
+    }),
+  );
+}
+
+/**
+ * The run row is locked in share mode only: a retry in place waits for the copy, or the copy for the retry.
+ * Nothing else of an ended run can change, and nobody knows the new one yet.
+ */
+async function renewRun(executor: Executor, request: RenewalRequest): Promise<EnqueuedRun> {
+  await requireReadCommitted(executor, request.codes.isolation);
+  return inTransaction(executor, async (trx) => {
+    const before = await existing(trx, request);
+    if (before !== null) return before;
+    return withBoundedWait(trx, async () => {
+      requireEnded(await lockRunForShare(trx, request.runId, request.scope), request);
+      const renewal = request.renewalOf(await readStructure(trx, request.runId));
+      const made = (await copied(trx, request, renewal)) ?? (await existing(trx, request));
+      if (made === null) throw new LedgerError("workflow.internal_state");
+      return made;
+    });
+  });
+}
+
+/** The run that the key gave before, or null. Throws when there is none and the source cannot be used. */
+async function existing(executor: Executor, request: RenewalRequest): Promise<EnqueuedRun | null> {
+  const { run, result } = await findMutation(executor, request, request.codes.conflict);
+  if (result === null) {
+    requireEnded(run.status, request);
+    return null;
+  }
+  const { runId }: { runId?: unknown } = JSON.parse(result);
+  if (!isUuid(runId)) throw new LedgerError("workflow.internal_state");
+  const { id, status } = await getRunStatus(executor, runId, request.scope);
+  return { id, status, disposition: "existing" };
+}
+
+function requireEnded(status: RunStatus, { codes }: RenewalRequest): void {
+  if (!isTerminalRun(status)) throw new LedgerError(codes.live, { details: { status } });
+  if (status === "SUCCEEDED" && codes.succeeded !== null) throw new LedgerError(codes.succeeded);
+}
+
+/** Null when another session has taken the key meanwhile. */
+async function copied(trx: Executor, request: RenewalRequest, renewal: Renewal): Promise<EnqueuedRun | null> {
+  const { runId: sourceId, mutation, key, requested, deadlineSeconds } = request;
+  const id = newId();
+  const result: JsonText = JSON.stringify({ runId: id });
+  const row = await copy.executeFirst(trx, {
+    sourceId,
+    id,
+    mutation,
+    key,
+    requested,
+    result,
+    deadlineSeconds,
+    ...stepsOf(renewal),
+    notify: trx.settings.notify,
+  });
+  return row === undefined ? null : { id, status: decodeRunStatus(row.status), disposition: "inserted" };
+}
+
+/** New ids are in the order of the old ones. */
+function stepsOf({ steps, open, waiting, errored }: Renewal) {
+  const stepIds = newIds(steps.length);
+  const idOf = new Map(steps.map(({ step }, place) => [step.id, stepIds[place] ?? ""]));
+  const newIdOf = (id: string | null) => (id === null ? null : (idOf.get(id) ?? null));
+  return {
+    oldIds: steps.map(({ step }) => step.id),
+    stepIds,
+    jobIds: newIds(steps.length),
+    mapSources: steps.map(({ step }) => newIdOf(step.mapSourceId)),
+    mapSteps: steps.map(({ step }) => newIdOf(step.mapStepId)),
+    anews: steps.map(({ anew }) => anew),
+    statuses: steps.map(({ status }) => status),
+    pendings: steps.map(({ pendingCount }) => pendingCount),
+    unsatisfieds: steps.map(({ unsatisfiedCount }) => unsatisfiedCount),
+    dependents: steps.map(({ dependentCount }) => dependentCount),
+    itemCounts: steps.map(({ itemCount }) => itemCount),
+    stepCount: steps.length,
+    open,
+    waiting,
+    errored,
+  };
+}
+
+const copyParameters = {
+  sourceId: "uuid",
+  id: "uuid",
+  mutation: "text",
+  key: "text",
+  requested: "jsonb",
+  result: "jsonb",
+  deadlineSeconds: "float8?",
+  oldIds: "uuid[]",
+  stepIds: "uuid[]",
+  jobIds: "uuid[]",
+  mapSources: "uuid?[]",
+  mapSteps: "uuid?[]",
+  anews: "bool[]",
+  statuses: "text[]",
+  pendings: "int4[]",
+  unsatisfieds: "int4[]",
+  dependents: "int4[]",
+  itemCounts: "int4?[]",
+  stepCount: "int4",
+  open: "int4",
+  waiting: "int4",
+  errored: "int4",
+  notify: "bool",
+} as const;
+
+/** What every step takes over, whether it starts anew or not. */
+const template = [
+  "step_key",
+  "kind",
+  "organization_id",
+  "job_type",
+  "priority",
+  "max_attempts",
+  "timeout_seconds",
+  "payload",
+  "delay_seconds",
+  "expires_after_seconds",
+  "expiry_outcome",
+  "expiry_output",
+  "item_edge",
+  "map_index",
+] as const;
+
+/** What a step that starts anew does not take over. */
+const end = [
+  "started_at",
+  "ended_at",
+  "error_code",
+  "error_message",
+  "completed_by",
+  "reason",
+  "output",
+  "kept_outcome",
+  "child_run_id",
+] as const;
+
+// The key is taken first: an insert waits for another session's insert of the same key, and the rest follows it.
+const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
+  db
+    .with("taken", (qb) =>
+      qb
+        .insertInto("workflow_run_mutations")
+        .columns(["run_id", "mutation_key", "mutation", "requested", "result"])
+        .expression(
+          qb.selectNoFrom([
+            sql<string>`${p.sourceId}`.as("run_id"),
+            sql<string>`${p.key}`.as("mutation_key"),
+            sql<string>`${p.mutation}`.as("mutation"),
+            sql<JsonColumn>`${p.requested}`.as("requested"),
+            sql<JsonColumn>`${p.result}`.as("result"),
+          ]),
+        )
+        .onConflict((conflict) => conflict.doNothing())
+        .returning("run_id"),
+    )
+    .with("plan", (qb) =>
+      qb
+        .selectFrom(
+          rowsOf("given", {
+            old_id: p.oldIds,
+            step_id: p.stepIds,
+            job_id: p.jobIds,
+            map_source_id: p.mapSources,
+            map_step_id: p.mapSteps,
+            anew: p.anews,
+            status: p.statuses,
+            pending_count: p.pendings,
+            unsatisfied_count: p.unsatisfieds,
+            dependent_count: p.dependents,
+            item_count: p.itemCounts,
+          }),
+        )
+        .innerJoin("taken", (join) => join.onTrue())
+        .selectAll("given")
+        .select("taken.run_id as source_id"),
+    )
+    .with("run", (qb) =>
+      qb
+        .insertInto("workflow_runs")
+        .columns([
+          "id",
+          "type",
+          "organization_id",
+          "source_run_id",
+          "source_kind",
+          "result_step_id",
+          "step_count",
+          "open_count",
+          "waiting_count",
+          "errored_count",
+          "status",
+          "deadline_at",
+          "ended_at",
+        ])
+        .expression((eb) =>
+          eb
+            .selectFrom("workflow_runs as r")
+            .innerJoin("taken", "taken.run_id", "r.id")
+            .leftJoin("plan", "plan.old_id", "r.result_step_id")
+            .select([
+              sql<string>`${p.id}`.as("id"),
+              "r.type",
+              "r.organization_id",
+              "r.id as source_run_id",
+              sql<string>`${p.mutation}`.as("source_kind"),
+              "plan.step_id as result_step_id",
+              sql<number>`${p.stepCount}`.as("step_count"),
+              sql<number>`${p.open}`.as("open_count"),
+              sql<number>`${p.waiting}`.as("waiting_count"),
+              sql<number>`${p.errored}`.as("errored_count"),
+              statusByCounters(schema, p.open, p.waiting, p.errored).as("status"),
+              sql<Date | null>`now() + make_interval(secs => ${p.deadlineSeconds})`.as("deadline_at"),
+              sql<Date | null>`case when ${p.open} + ${p.waiting} = 0 then now() end`.as("ended_at"),
+            ]),
+        )
+        .returning("status"),
+    )
+    .with("steps", (qb) =>
+      qb
+        .insertInto("workflow_steps")
+        .columns([
+          "run_id",
+          "id",
+          "job_id",
+          "map_source_id",
+          "map_step_id",
+          "status",
+          "pending_count",
+          "unsatisfied_count",
+          "dependent_count",
+          "item_count",
+          "released_at",
+          "open_since",
+          "expires_at",
+          ...template,
+          ...end,
+        ])
+        .expression((eb) =>
+          eb
+            .selectFrom("plan as c")
+            .innerJoin("workflow_steps as s", (join) =>
+              join.onRef("s.run_id", "=", "c.source_id").onRef("s.id", "=", "c.old_id"),
+            )
+            .select([
+              sql<string>`${p.id}`.as("run_id"),
+              "c.step_id",
+              sql<string | null>`case when s.job_id is not null then c.job_id end`.as("job_id"),
+              "c.map_source_id",
+              "c.map_step_id",
+              sql<StepStatus>`c.status::${sql.id(schema, "step_status")}`.as("status"),
+              "c.pending_count",
+              "c.unsatisfied_count",
+              "c.dependent_count",
+              "c.item_count",
+              sql<Date | null>`case
+                when not c.anew then s.released_at
+                when c.status in ('ENQUEUED', 'WAITING_FOR_EXTERNAL') then now()
+              end`.as("released_at"),
+              sql<Date | null>`case when c.status = 'WAITING_FOR_EXTERNAL' then now() end`.as("open_since"),
+              sql<Date | null>`case
+                when not c.anew then s.expires_at
+                when c.status = 'WAITING_FOR_EXTERNAL' then now() + make_interval(secs => s.expires_after_seconds)
+              end`.as("expires_at"),
+              ...template.map((column) => `s.${column}` as const),
+              ...end.map((column) => sql<null>`case when not c.anew then ${sql.ref(`s.${column}`)} end`.as(column)),
+            ]),
+        )
+        .returning([
+          "job_id",
+          "job_type",
+          "payload",
+          "priority",
+          "max_attempts",
+          "timeout_seconds",
+          "job_run_number as run_number",
+          "delay_seconds",
+          "organization_id",
+          "run_id",
+          "id as step_id",
+          "status",
+        ]),
+    )
+    .with("edges", (qb) =>
+      qb
+        .insertInto("workflow_step_dependencies")
+        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
+        .expression((eb) =>
+          eb
+            .selectFrom("workflow_step_dependencies as d")
+            .innerJoin("plan as before", "before.old_id", "d.prerequisite_id")
+            .innerJoin("plan as after", "after.old_id", "d.step_id")
+            .where("d.run_id", "=", p.sourceId)
+            .select([
+              sql<string>`${p.id}`.as("run_id"),
+              "before.step_id as prerequisite_id",
+              "after.step_id",
+              "d.kind",
+            ]),
+        ),
+    )
+    .with("released", (qb) => qb.selectFrom("steps").where("steps.status", "=", "ENQUEUED").selectAll())
+    .with("inserted", (qb) => insertReleased(qb))
+    .selectFrom("run")
+    .select(["run.status", announceJobs(p.notify, schema, sql`select from inserted`).as("announced")]),
+);
