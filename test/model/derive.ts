@@ -1,0 +1,92 @@
+/** What follows from what the model remembers: statuses and counts, by looking at everything (FEATURES F-W3, F-W4). */
+import type { DependencyKind, RunStatus, StepStatus } from "../../src/index.ts";
+import type { Job, Run, Step } from "./state.ts";
+
+export function isEnded(status: StepStatus): boolean {
+  return status === "SUCCEEDED" || status === "FAILED" || status === "CANCELED";
+}
+
+export function statusesOf(run: Run): Map<string, StepStatus> {
+  const statuses = new Map<string, StepStatus>();
+  for (const step of run.steps) derive(run, step, statuses);
+  return statuses;
+}
+
+/** Prerequisites first; each step once. */
+function derive(run: Run, step: Step, statuses: Map<string, StepStatus>): StepStatus {
+  const derived = statuses.get(step.key);
+  if (derived !== undefined) return derived;
+  const needs = step.needs.map(({ key, kind }) => ({ kind, status: derive(run, stepOf(run, key), statuses) }));
+  const status = statusOf(step, needs);
+  statuses.set(step.key, status);
+  return status;
+}
+
+function statusOf(step: Step, needs: readonly { kind: DependencyKind; status: StepStatus }[]): StepStatus {
+  if (step.end !== null) return step.end.status;
+  if (needs.some(({ status }) => !isEnded(status))) return "BLOCKED";
+  if (needs.some(({ kind, status }) => kind === "ON_SUCCESS" && status !== "SUCCEEDED")) return "CANCELED";
+  if (step.job === null) return "WAITING_FOR_EXTERNAL";
+  return step.job.lease === null ? "ENQUEUED" : "RUNNING";
+}
+
+export function runStatusOf(run: Run): RunStatus {
+  if (run.canceled !== null) return "CANCELED";
+  const statuses = [...statusesOf(run).values()];
+  const any = (...wanted: StepStatus[]) => statuses.some((status) => wanted.includes(status));
+  if (any("BLOCKED", "ENQUEUED", "RUNNING")) return "RUNNING";
+  if (any("WAITING_FOR_EXTERNAL")) return "WAITING_FOR_EXTERNAL";
+  if (any("FAILED", "CANCELED")) return "COMPLETED_WITH_ERRORS";
+  return "SUCCEEDED";
+}
+
+export function isOver(run: Run): boolean {
+  return ["SUCCEEDED", "COMPLETED_WITH_ERRORS", "CANCELED"].includes(runStatusOf(run));
+}
+
+/** Prerequisites that have not ended. A cancelled run leaves the count as it was: what is waited for will not come. */
+export function pendingOf(run: Run, step: Step): number {
+  return step.needs.filter(({ key }) => isPending(run, key)).length;
+}
+
+/** ON_SUCCESS prerequisites that ended without success. */
+export function unsatisfiedOf(run: Run, step: Step): number {
+  const statuses = statusesOf(run);
+  return step.needs.filter(
+    ({ key, kind }) => kind === "ON_SUCCESS" && !isPending(run, key) && known(statuses, key) !== "SUCCEEDED",
+  ).length;
+}
+
+function isPending(run: Run, key: string): boolean {
+  return !isEnded(known(statusesOf(run), key)) || stepOf(run, key).end?.withRun === true;
+}
+
+export function dependentsOf(run: Run, step: Step): number {
+  return run.steps.flatMap(({ needs }) => needs).filter(({ key }) => key === step.key).length;
+}
+
+/** Whether the step was ever runnable. */
+export function wasReleased(run: Run, step: Step): boolean {
+  return pendingOf(run, step) === 0 && unsatisfiedOf(run, step) === 0;
+}
+
+/** Whether the job stands in the queue. */
+export function isLive(job: Job, runs: readonly Run[]): boolean {
+  if (job.run === null) return job.ended.every(({ runNumber }) => runNumber < job.runNumber);
+  const run = runs.find(({ name }) => name === job.run);
+  const step = run?.steps.find((candidate) => candidate.job === job);
+  const status = run && step ? statusesOf(run).get(step.key) : undefined;
+  return status === "ENQUEUED" || status === "RUNNING";
+}
+
+export function stepOf(run: Run, key: string): Step {
+  const step = run.steps.find((candidate) => candidate.key === key);
+  if (step === undefined) throw new Error(`${run.name} has no step ${key}`);
+  return step;
+}
+
+function known(statuses: ReadonlyMap<string, StepStatus>, key: string): StepStatus {
+  const status = statuses.get(key);
+  if (status === undefined) throw new Error(`the model does not know the status of ${key}`);
+  return status;
+}

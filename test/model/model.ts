@@ -1,0 +1,436 @@
+/**
+ * The reference model: what each operation answers and leaves behind, written from FEATURES.md and
+ * from nothing in src/. It looks at everything each time and keeps no counters, so it is slow and plain.
+ */
+import type { ClaimedJob, JobStatus, JsonValue, Lease, LedgerErrorCode, RunStatus, Scope } from "../../src/index.ts";
+import { isEnded, isLive, isOver, runStatusOf, statusesOf, stepOf } from "./derive.ts";
+import type {
+  Ended,
+  FailedAttempt,
+  Job,
+  LoneJobPlan,
+  Outcome,
+  Output,
+  Run,
+  RunPlan,
+  Settling,
+  State,
+  Step,
+  StepEnd,
+  StepPlan,
+} from "./state.ts";
+
+/** An operation that the ledger refuses. */
+export class Refused extends Error {
+  readonly code: LedgerErrorCode;
+
+  constructor(code: LedgerErrorCode) {
+    super(code);
+    this.code = code;
+  }
+}
+
+export interface GateCompletion {
+  readonly scope: Scope;
+  readonly outcome: Ended;
+  readonly output: Output;
+  readonly reason: string | null;
+  readonly completedBy: string | null;
+}
+
+export type Settled = { readonly ok: true; readonly status: JobStatus } | { readonly ok: false; readonly code: string };
+export type Enqueued<T> = { readonly item: T; readonly disposition: "inserted" | "existing" };
+export type Claimed = Pick<
+  ClaimedJob,
+  "lease" | "type" | "payload" | "priority" | "maxAttempts" | "organizationId" | "workflowStepId"
+>;
+
+export class Model {
+  #state: State = { runs: [], jobs: [], paused: new Set() };
+
+  get runs(): readonly Run[] {
+    return this.#state.runs;
+  }
+
+  get jobs(): readonly Job[] {
+    return this.#state.jobs;
+  }
+
+  get liveJobs(): Job[] {
+    return this.jobs.filter((job) => isLive(job, this.runs));
+  }
+
+  /** What a rollback goes back to. */
+  saved(): State {
+    return structuredClone(this.#state);
+  }
+
+  restore(state: State): void {
+    this.#state = state;
+  }
+
+  // --- F-W2, F-J2, F-J3: enqueue
+
+  enqueueRuns(plans: readonly RunPlan[]): Enqueued<Run>[] {
+    return this.#allOrNothing(() => plans.map((plan) => this.#enqueueRun(plan)));
+  }
+
+  #enqueueRun(plan: RunPlan): Enqueued<Run> {
+    const holder = this.runs.find((run) => sameKey(run.plan, plan));
+    if (holder !== undefined) {
+      if (!sameRequest(holder.plan, plan)) throw new Refused("workflow.enqueue_conflicting_retry");
+      return { item: holder, disposition: "existing" };
+    }
+    const run: Run = { name: `run${this.runs.length + 1}`, id: "", plan, steps: [], canceled: null };
+    this.#state.runs.push(run);
+    for (const step of plan.steps) this.#addStep(run, step);
+    return { item: run, disposition: "inserted" };
+  }
+
+  #addStep(run: Run, { key, needs, job }: StepPlan): void {
+    const name = `${run.name}.${key}`;
+    const { organization } = run.plan;
+    const added = job && this.#addJob({ name, plan: job, organization, idempotencyKey: null, run: run.name });
+    run.steps.push({ id: "", key, needs, job: added, end: null });
+  }
+
+  enqueueJobs(plans: readonly LoneJobPlan[]): Enqueued<Job>[] {
+    return this.#allOrNothing(() => plans.map((plan) => this.#enqueueJob(plan)));
+  }
+
+  #enqueueJob({ organization, idempotencyKey, ...plan }: LoneJobPlan): Enqueued<Job> {
+    const holder = this.jobs.find(
+      (job) =>
+        job.idempotencyKey !== null &&
+        job.idempotencyKey === idempotencyKey &&
+        job.organization === organization &&
+        job.plan.type === plan.type,
+    );
+    if (holder !== undefined) {
+      if (!sameValue(holder.plan, plan)) throw new Refused("job.idempotency_conflict");
+      return { item: holder, disposition: "existing" };
+    }
+    const name = `job${this.jobs.filter(({ run }) => run === null).length + 1}`;
+    const item = this.#addJob({ name, plan, organization, idempotencyKey, run: null });
+    return { item, disposition: "inserted" };
+  }
+
+  #addJob(job: Pick<Job, "name" | "plan" | "organization" | "idempotencyKey" | "run">): Job {
+    const added = {
+      ...job,
+      id: "",
+      runNumber: 1,
+      attempt: 0,
+      lease: null,
+      ended: [],
+      failed: [],
+      runAt: "",
+      due: true,
+    };
+    this.#state.jobs.push(added);
+    return added;
+  }
+
+  jobStatus(job: Job): JobStatus {
+    if (isLive(job, this.runs)) return job.lease === null ? "PENDING" : "LEASED";
+    const last = job.ended.at(-1);
+    if (last === undefined) throw new Error(`${job.name} is neither live nor ended`);
+    return last.status;
+  }
+
+  runStatus(run: Run): RunStatus {
+    return runStatusOf(run);
+  }
+
+  isHeld(lease: Lease): boolean {
+    return this.#held(lease) !== undefined;
+  }
+
+  // --- F-J1: pause
+
+  pause(type: string, paused: boolean): void {
+    if (paused) this.#state.paused.add(type);
+    else this.#state.paused.delete(type);
+  }
+
+  // --- F-J4, F-W5: claim, and what the claimed find
+
+  claim(workerId: string, limit: number, types: readonly string[] | null): Claimed[] {
+    return this.liveJobs
+      .filter(({ lease, due }) => lease === null && due)
+      .filter(({ plan }) => !this.#state.paused.has(plan.type) && (types === null || types.includes(plan.type)))
+      .sort(inClaimOrder)
+      .slice(0, limit)
+      .map((job) => this.#claimed(job, workerId));
+  }
+
+  #claimed(job: Job, workerId: string): Claimed {
+    job.attempt += 1;
+    job.lease = { workerId, expired: false };
+    const { type, payload, priority, maxAttempts } = job.plan;
+    const [run, step] = this.#placeOf(job);
+    const { id: jobId, runNumber, attempt, organization: organizationId } = job;
+    const lease = { jobId, runNumber, attempt, workerId, workflowRunId: run?.id ?? null };
+    return { lease, type, payload, priority, maxAttempts, organizationId, workflowStepId: step?.id ?? null };
+  }
+
+  /** By job id; jobs of no run are not among them. */
+  prerequisiteOutputs(leases: readonly Lease[]): Record<string, Record<string, JsonValue | null>> {
+    return Object.fromEntries(
+      leases.flatMap(({ jobId }) => {
+        const [run, step] = this.#placeOf(this.#jobOf(jobId));
+        return run && step ? [[jobId, outputsFor(run, step)]] : [];
+      }),
+    );
+  }
+
+  // --- F-J5, F-J6: the lease
+
+  #held(lease: Lease): Job | undefined {
+    const job = this.jobs.find(({ id }) => id === lease.jobId);
+    if (job?.lease === null || job?.lease.expired || job?.lease.workerId !== lease.workerId) return undefined;
+    return job.runNumber === lease.runNumber && job.attempt === lease.attempt ? job : undefined;
+  }
+
+  heartbeat(leases: readonly Lease[]): ("EXTENDED" | "CANCELED" | "LOST")[] {
+    return leases.map((lease) => {
+      if (this.#held(lease) !== undefined) return "EXTENDED";
+      const job = this.jobs.find(({ id }) => id === lease.jobId);
+      const canceled = job?.ended.some(
+        ({ runNumber, status }) => runNumber === lease.runNumber && status === "CANCELED",
+      );
+      return canceled ? "CANCELED" : "LOST";
+    });
+  }
+
+  handBack(leases: readonly Lease[]): string[] {
+    return leases.flatMap((lease) => {
+      const job = this.#held(lease);
+      if (job === undefined) return [];
+      job.attempt -= 1;
+      job.lease = null;
+      return [job.id];
+    });
+  }
+
+  // --- F-J7: outcomes. One after another: who is first in a batch finds the lease, who is second does not.
+
+  settle(settlings: readonly Settling[]): Settled[] {
+    return settlings.map(({ lease, outcome }) => {
+      const job = this.#held(lease);
+      return job === undefined
+        ? { ok: false, code: "job.lease_owner_mismatch" }
+        : { ok: true, status: this.#settled(job, outcome) };
+    });
+  }
+
+  #settled(job: Job, outcome: Outcome): JobStatus {
+    if (outcome.kind === "SUCCESS") {
+      this.#endJob(job, "SUCCEEDED", {}, outcome.output);
+      return "SUCCEEDED";
+    }
+    const failure = { failureKind: outcome.kind, errorCode: outcome.code, errorMessage: outcome.message };
+    job.failed.push({ ...attemptOf(job), ...failure });
+    if (["RETRYABLE", "TIMEOUT", "LEASE_EXPIRED"].includes(outcome.kind) && job.attempt < job.plan.maxAttempts) {
+      job.lease = null;
+      return "PENDING";
+    }
+    this.#endJob(job, "DEAD_LETTERED", failure, undefined);
+    return "DEAD_LETTERED";
+  }
+
+  #endJob(job: Job, status: "SUCCEEDED" | "DEAD_LETTERED", failure: Partial<FailedAttempt>, output: Output): void {
+    const [, step] = this.#placeOf(job);
+    const { failureKind = null, errorCode = null, errorMessage = null } = failure;
+    if (step !== undefined) {
+      const ended = status === "SUCCEEDED" ? "SUCCEEDED" : "FAILED";
+      step.end = { ...endOf(ended), output, errorCode, errorMessage, started: true };
+    }
+    const kept = step === undefined ? output : undefined;
+    endRun(job, { status, failureKind, errorCode, errorMessage, canceledReason: null, output: kept });
+  }
+
+  // --- F-J10: reap
+
+  /** Time passes for this lease. */
+  expire(jobId: string): void {
+    const { lease } = this.#jobOf(jobId);
+    if (lease !== null) lease.expired = true;
+  }
+
+  reap(limit: number): { returned: number; deadLettered: number } {
+    const statuses = this.jobs
+      .filter(({ lease }) => lease?.expired)
+      .sort((a, b) => (a.id < b.id ? -1 : 1))
+      .slice(0, limit)
+      .map((job) => this.#settled(job, leaseExpired));
+    const count = (wanted: JobStatus) => statuses.filter((status) => status === wanted).length;
+    return { returned: count("PENDING"), deadLettered: count("DEAD_LETTERED") };
+  }
+
+  // --- F-J9: cancel a job
+
+  cancelJob(jobId: string, scope: Scope, reason: string | null): { status: JobStatus; canceled: boolean } {
+    const job = this.#jobOf(jobId);
+    if (!inScope(job.organization, scope)) throw new Refused("job.not_found");
+    // A step whose job was never released has none that could be found.
+    if (!isLive(job, this.runs) && job.ended.length === 0) throw new Refused("job.not_found");
+    if (job.run !== null) throw new Refused("job.workflow_requeue_not_supported");
+    if (!isLive(job, this.runs)) return { status: this.jobStatus(job), canceled: false };
+    endRun(job, canceledJob(reason));
+    return { status: "CANCELED", canceled: true };
+  }
+
+  // --- F-W9: cancel a run
+
+  cancelRun(name: string, scope: Scope, reason: string | null): { status: RunStatus; canceled: boolean } {
+    const run = this.#runOf(name);
+    if (!inScope(run.plan.organization, scope)) throw new Refused("workflow.run_not_found");
+    if (isOver(run)) return { status: runStatusOf(run), canceled: false };
+    for (const [key, status] of statusesOf(run)) {
+      const step = stepOf(run, key);
+      if (isEnded(status)) continue;
+      step.end = { ...endOf("CANCELED"), reason, started: step.job?.lease != null, withRun: true };
+      if (step.job !== null && status !== "BLOCKED") endRun(step.job, canceledJob(reason));
+    }
+    run.canceled = { reason };
+    return { status: "CANCELED", canceled: true };
+  }
+
+  // --- F-W6: external gates
+
+  completeGate(name: string, key: string, completion: GateCompletion): { status: Ended; completed: boolean } {
+    const { scope, outcome, output, reason, completedBy } = completion;
+    const run = this.#runOf(name);
+    const step = run.steps.find((candidate) => candidate.key === key);
+    if (step === undefined || !inScope(run.plan.organization, scope)) throw new Refused("workflow.step_not_found");
+    if (step.job !== null) throw new Refused("workflow.external_step_not_external");
+    const status = statusesOf(run).get(key);
+    if (status === "BLOCKED") throw new Refused("workflow.external_step_not_waiting");
+    if (status !== "WAITING_FOR_EXTERNAL") return repeated(status, step.end?.output, completion);
+    const errorCode = outcome === "SUCCEEDED" ? null : `workflow.external_${outcome.toLowerCase()}`;
+    step.end = { ...endOf(outcome), output, errorCode, reason, completedBy };
+    return { status: outcome, completed: true };
+  }
+
+  // --- F-W5, F-W10: the result
+
+  result(name: string): JsonValue {
+    const run = this.#runOf(name);
+    if (run.plan.result === null) throw new Refused("workflow.result_not_declared");
+    if (!isOver(run)) throw new Refused("workflow.result_wait_timeout");
+    if (runStatusOf(run) !== "SUCCEEDED") throw new Refused("workflow.result_unsuccessful_terminal");
+    const output = stepOf(run, run.plan.result).end?.output;
+    if (output === undefined) throw new Refused("workflow.result_missing");
+    return output;
+  }
+
+  #runOf(name: string): Run {
+    const run = this.runs.find((candidate) => candidate.name === name);
+    if (run === undefined) throw new Error(`the model has no ${name}`);
+    return run;
+  }
+
+  #jobOf(id: string): Job {
+    const job = this.jobs.find((candidate) => candidate.id === id);
+    if (job === undefined) throw new Error(`the model has no job ${id}`);
+    return job;
+  }
+
+  /** The run and step of a job; neither, when it belongs to none. */
+  #placeOf(job: Job): readonly [Run, Step] | readonly [undefined, undefined] {
+    if (job.run === null) return [undefined, undefined];
+    const run = this.#runOf(job.run);
+    const step = run.steps.find((candidate) => candidate.job === job);
+    if (step === undefined) throw new Error(`${job.name} has no step`);
+    return [run, step];
+  }
+
+  #allOrNothing<T>(change: () => T): T {
+    const before = this.saved();
+    try {
+      return change();
+    } catch (error) {
+      this.restore(before);
+      throw error;
+    }
+  }
+}
+
+const leaseExpired = {
+  kind: "LEASE_EXPIRED",
+  code: "job.lease_expired",
+  message: "The lease expired before the attempt ended.",
+} as const;
+
+function endOf(status: Ended): StepEnd {
+  const nothing = { output: undefined, errorCode: null, errorMessage: null, completedBy: null, reason: null };
+  return { status, ...nothing, started: false, withRun: false };
+}
+
+function endRun(job: Job, end: Omit<Job["ended"][number], "runNumber" | "attempt" | "workerId">): void {
+  const { runNumber, attempt } = job;
+  job.ended.push({ runNumber, attempt, workerId: job.lease?.workerId ?? null, ...end });
+  job.lease = null;
+}
+
+function canceledJob(canceledReason: string | null) {
+  const none = { failureKind: null, errorCode: null, errorMessage: null, output: undefined };
+  return { status: "CANCELED", ...none, canceledReason } as const;
+}
+
+function attemptOf({ runNumber, attempt, lease }: Job) {
+  return { runNumber, attempt, workerId: lease?.workerId ?? "" };
+}
+
+/** Of the prerequisites that succeeded. */
+function outputsFor(run: Run, step: Step): Record<string, JsonValue | null> {
+  const statuses = statusesOf(run);
+  const succeeded = step.needs.filter(({ key }) => statuses.get(key) === "SUCCEEDED");
+  return Object.fromEntries(succeeded.map(({ key }) => [key, stepOf(run, key).end?.output ?? null]));
+}
+
+function repeated(status: string | undefined, output: Output, completion: GateCompletion) {
+  if (status !== completion.outcome) throw new Refused("workflow.external_step_conflicting_completion_retry");
+  if (!sameValue(output, completion.output)) throw new Refused("workflow.external_step_conflicting_output_retry");
+  return { status: completion.outcome, completed: false };
+}
+
+/** (priority desc, run-at, id) */
+function inClaimOrder(a: Job, b: Job): number {
+  const order = (x: Job) => `${x.runAt} ${x.id}`;
+  return b.plan.priority - a.plan.priority || (order(a) < order(b) ? -1 : 1);
+}
+
+function inScope(organization: string | null, scope: Scope): boolean {
+  if ("admin" in scope) return true;
+  return "global" in scope ? organization === null : organization === scope.organization;
+}
+
+function sameKey(a: RunPlan, b: RunPlan): boolean {
+  return a.idempotencyKey !== null && a.idempotencyKey === b.idempotencyKey && a.organization === b.organization;
+}
+
+/** The order in which steps and dependencies were given does not matter. */
+function sameRequest(a: RunPlan, b: RunPlan): boolean {
+  const request = ({ result, steps }: RunPlan) => ({
+    result,
+    steps: Object.fromEntries(
+      steps.map(({ key, needs, job }) => [key, { job, needs: Object.fromEntries(needs.map((n) => [n.key, n.kind])) }]),
+    ),
+  });
+  return sameValue(request(a), request(b));
+}
+
+/** Equal as JSON, whatever the order of keys; undefined is equal to itself only. */
+function sameValue(a: unknown, b: unknown): boolean {
+  return canonical(a) === canonical(b);
+}
+
+function canonical(value: unknown): string {
+  if (value === undefined) return "undefined";
+  if (typeof value !== "object" || value === null) return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+  const entries = Object.entries(value).sort(([x], [y]) => (x < y ? -1 : 1));
+  return `{${entries.map(([key, part]) => `${JSON.stringify(key)}:${canonical(part)}`).join(",")}}`;
+}

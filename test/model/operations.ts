@@ -1,0 +1,412 @@
+/**
+ * The operations that model and ledger are both put through. They are drawn before anything has
+ * happened, so they name what they act on by number; `aim` makes something definite of it.
+ */
+import fc from "fast-check";
+import { type Kysely, sql } from "kysely";
+import type { ClaimedJob, Lease, Ledger, RunledgerDatabase, Scope, Settlement } from "../../src/index.ts";
+import { statusesOf } from "./derive.ts";
+import type { Claimed, Model } from "./model.ts";
+import {
+  anyLoneJob,
+  anyOutput,
+  anyRun,
+  describedJob,
+  describedRun,
+  jobRequestOf,
+  jobTypes,
+  organizations,
+  requestOf,
+  reversed,
+} from "./plans.ts";
+import type { Ended, LoneJobPlan, Outcome, RunPlan } from "./state.ts";
+
+/** What was ever handed out or sent, also in transactions that were rolled back. */
+export interface Memory {
+  readonly leases: Lease[];
+  readonly runs: RunPlan[];
+  readonly jobs: LoneJobPlan[];
+}
+
+export interface Action {
+  readonly text: string;
+  act(ledger: Ledger, db: Kysely<RunledgerDatabase>): Promise<unknown>;
+  /** The model's answer. Ids of what was inserted are taken from the ledger's. */
+  expected(model: Model, answer: unknown): unknown;
+}
+
+export interface Operation {
+  toString(): string;
+  /** Null when there is nothing to do it to. */
+  aim(model: Model, memory: Memory): Action | null;
+}
+
+const MAX_RUNS = 6;
+const workers = ["w1", "w2"] as const;
+
+// --- Enqueue
+
+function enqueuing(plans: readonly RunPlan[], memory: Memory, text: string): Action {
+  memory.runs.push(...plans);
+  return {
+    text,
+    act: (ledger) => ledger.runs.enqueueMany(plans.map(requestOf)),
+    expected: (model, answer) =>
+      model.enqueueRuns(plans).map(({ item, disposition }, place) => {
+        if (item.id === "") item.id = idAt(answer, place);
+        return { id: item.id, status: model.runStatus(item), disposition };
+      }),
+  };
+}
+
+const enqueueRuns = fc.array(anyRun, { minLength: 1, maxLength: 3 }).map((plans): Operation => {
+  const text = `enqueue ${plans.map(describedRun).join(" and ")}`;
+  return {
+    toString: () => text,
+    aim: (model, memory) => (model.runs.length + plans.length > MAX_RUNS ? null : enqueuing(plans, memory, text)),
+  };
+});
+
+const resendRun = fc.record({ place: fc.nat(9), reverse: fc.boolean() }).map(
+  ({ place, reverse }): Operation => ({
+    toString: () => `send request ${place} again`,
+    aim: (model, memory) => {
+      const plan = picked(memory.runs, place);
+      if (plan === undefined || (plan.idempotencyKey === null && model.runs.length >= MAX_RUNS)) return null;
+      return enqueuing([reverse ? reversed(plan) : plan], memory, `enqueue again ${describedRun(plan)}`);
+    },
+  }),
+);
+
+function enqueuingJobs(plans: readonly LoneJobPlan[], memory: Memory, text: string): Action {
+  memory.jobs.push(...plans);
+  return {
+    text,
+    act: (ledger) => ledger.jobs.enqueueMany(plans.map(jobRequestOf)),
+    expected: (model, answer) =>
+      model.enqueueJobs(plans).map(({ item, disposition }, place) => {
+        if (item.id === "") item.id = idAt(answer, place);
+        return { id: item.id, status: model.jobStatus(item), runNumber: item.runNumber, disposition };
+      }),
+  };
+}
+
+const enqueueJobs = fc.array(anyLoneJob, { minLength: 1, maxLength: 3 }).map((plans): Operation => {
+  const text = `enqueue jobs ${plans.map(describedJob).join(" and ")}`;
+  return { toString: () => text, aim: (_, memory) => enqueuingJobs(plans, memory, text) };
+});
+
+const resendJob = fc.nat(9).map(
+  (place): Operation => ({
+    toString: () => `send job request ${place} again`,
+    aim: (_, memory) => {
+      const plan = picked(memory.jobs, place);
+      return plan ? enqueuingJobs([plan], memory, `enqueue again job ${describedJob(plan)}`) : null;
+    },
+  }),
+);
+
+// --- Claims and leases
+
+const claim = fc
+  .record({
+    workerId: fc.constantFrom(...workers),
+    limit: fc.integer({ min: 1, max: 6 }),
+    types: fc.option(fc.subarray([...jobTypes], { minLength: 1 })),
+  })
+  .map(({ workerId, limit, types }): Operation => {
+    const text = `${workerId} claims ${limit}${types === null ? "" : ` of ${types.join(", ")}`}`;
+    const action = (memory: Memory): Action => ({
+      text,
+      act: async (ledger) => {
+        const options = { workerId, limit, leaseSeconds: 3600, ...(types === null ? {} : { types }) };
+        const claimed = await ledger.jobs.claim(options);
+        memory.leases.push(...claimed.map(({ lease }) => lease));
+        const outputs = await ledger.steps.prerequisiteOutputs(claimed);
+        return { claimed: claimed.map(shownClaim), outputs: Object.fromEntries(outputs) };
+      },
+      expected: (model) => {
+        const claimed = model.claim(workerId, limit, types);
+        return { claimed, outputs: model.prerequisiteOutputs(claimed.map(({ lease }) => lease)) };
+      },
+    });
+    return { toString: () => text, aim: (_, memory) => action(memory) };
+  });
+
+function shownClaim(job: ClaimedJob): Claimed {
+  const { lease, type, payload, priority, maxAttempts, organizationId, workflowStepId } = job;
+  return { lease, type, payload, priority, maxAttempts, organizationId, workflowStepId };
+}
+
+/** One that is held, mostly; any that was ever handed out, sometimes. */
+const anyLease = fc.record({ place: fc.nat(15), stale: fc.boolean() });
+type LeasePick = { readonly place: number; readonly stale: boolean };
+
+function pickedLease(model: Model, memory: Memory, { place, stale }: LeasePick): Lease | undefined {
+  const held = memory.leases.filter((lease) => model.isHeld(lease));
+  // Half of a half: a batch should mostly do something.
+  return picked(stale && place % 2 === 0 ? memory.leases : held, place) ?? picked(memory.leases, place);
+}
+
+function pickedLeases(model: Model, memory: Memory, picks: readonly LeasePick[]): Lease[] {
+  return picks.map((pick) => pickedLease(model, memory, pick)).filter((lease) => lease !== undefined);
+}
+
+const expire = anyLease.map(
+  (pick): Operation => ({
+    toString: () => `lease ${pick.place} expires`,
+    aim: (model, memory) => {
+      const lease = pickedLease(model, memory, { ...pick, stale: false });
+      if (lease === undefined || !model.isHeld(lease)) return null;
+      return {
+        text: `the lease of ${nameOf(model, lease)} expires`,
+        act: async (_, db) => {
+          await sql`update runledger.job_queue set lease_expires_at = 'epoch' where id = ${lease.jobId}`.execute(db);
+        },
+        expected: (other) => other.expire(lease.jobId),
+      };
+    },
+  }),
+);
+
+const reap = fc.constantFrom(1, 2, 500).map((limit): Operation => {
+  const action: Action = {
+    text: `reap ${limit}`,
+    act: (ledger) => ledger.jobs.reap({ limit }),
+    expected: (model) => ({ ...model.reap(limit), setAside: [] }),
+  };
+  return { toString: () => action.text, aim: () => action };
+});
+
+const heartbeat = fc.array(anyLease, { minLength: 1, maxLength: 4 }).map(
+  (picks): Operation => ({
+    toString: () => `heartbeat of ${placesOf(picks)}`,
+    aim: (model, memory) => {
+      const leases = pickedLeases(model, memory, picks);
+      if (leases.length === 0) return null;
+      return {
+        text: `heartbeat of ${namesOf(model, leases)}`,
+        act: async (ledger) => (await ledger.jobs.heartbeat(leases, 3600)).map(({ state }) => state),
+        expected: (other) => other.heartbeat(leases),
+      };
+    },
+  }),
+);
+
+const handBack = fc.array(anyLease, { minLength: 1, maxLength: 3 }).map(
+  (picks): Operation => ({
+    toString: () => `hand back ${placesOf(picks)}`,
+    aim: (model, memory) => {
+      const leases = pickedLeases(model, memory, picks);
+      if (leases.length === 0) return null;
+      return {
+        text: `hand back ${namesOf(model, leases)}`,
+        act: async (ledger) => (await ledger.jobs.handBack(leases)).sort(),
+        expected: (other) => other.handBack(leases).sort(),
+      };
+    },
+  }),
+);
+
+// --- Outcomes
+
+const anyOutcome: fc.Arbitrary<Outcome> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant("SUCCESS" as const), output: anyOutput }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({
+      kind: fc.constantFrom("RETRYABLE", "TERMINAL", "RETRYABLE", "PANICKED", "TIMEOUT"),
+      code: fc.constantFrom("model.first", "model.second"),
+      message: fc.constant("It failed."),
+    }),
+  },
+);
+
+const settle = fc
+  .array(fc.record({ pick: anyLease, outcome: anyOutcome }), { minLength: 1, maxLength: 5 })
+  .map((items): Operation => {
+    const text = items.map(({ pick, outcome }) => `${pick.place} as ${outcome.kind}`).join(", ");
+    return {
+      toString: () => `settle ${text}`,
+      aim: (model, memory) => {
+        const settlings = items.flatMap(({ pick, outcome }) => {
+          const lease = pickedLease(model, memory, pick);
+          return lease === undefined ? [] : [{ lease, outcome }];
+        });
+        if (settlings.length === 0) return null;
+        return {
+          text: `settle ${settlings.map(({ lease, outcome }) => `${nameOf(model, lease)} as ${described(outcome)}`).join(", ")}`,
+          act: async (ledger) =>
+            (await ledger.jobs.settle(settlings.map(settlementOf))).map((result) =>
+              result.ok ? { ok: true, status: result.status } : { ok: false, code: result.error.code },
+            ),
+          expected: (other) => other.settle(settlings),
+        };
+      },
+    };
+  });
+
+function settlementOf({ lease, outcome }: { lease: Lease; outcome: Outcome }): Settlement {
+  if (outcome.kind === "SUCCESS") {
+    return { lease, success: outcome.output === undefined ? {} : { output: outcome.output } };
+  }
+  if (outcome.kind === "LEASE_EXPIRED") throw new Error("only the reaper says so");
+  return { lease, failure: { ...outcome, kind: outcome.kind } };
+}
+
+function described(outcome: Outcome): string {
+  return outcome.kind === "SUCCESS" ? `SUCCESS ${JSON.stringify(outcome.output) ?? ""}`.trim() : outcome.kind;
+}
+
+// --- Gates and cancels
+
+type Whose = "own" | "admin" | "other";
+const whose = fc.constantFrom<Whose[]>("own", "own", "own", "own", "admin", "other");
+const anyReason = fc.constantFrom(null, "because");
+
+function scopeFor(organization: string | null, whom: Whose): Scope {
+  if (whom === "admin") return { admin: true };
+  if (whom === "other") return { organization: organizations.second };
+  return organization === null ? { global: true } : { organization };
+}
+
+const completeGate = fc
+  .record({
+    run: fc.nat(5),
+    place: fc.nat(9),
+    // Mostly one that waits, else any step, or one that is not there.
+    any: fc.constantFrom(false, false, false, true),
+    whom: whose,
+    outcome: fc.constantFrom<Ended[]>("SUCCEEDED", "SUCCEEDED", "FAILED", "CANCELED"),
+    output: anyOutput,
+    reason: anyReason,
+    completedBy: fc.constantFrom(null, "somebody"),
+  })
+  .map(
+    ({ run: n, place, any, whom, outcome, output, reason, completedBy }): Operation => ({
+      toString: () => `complete ${any ? "step" : "gate"} ${place} of run ${n} as ${outcome}`,
+      aim: (model) => {
+        const run = picked(model.runs, n);
+        if (run === undefined) return null;
+        const statuses = statusesOf(run);
+        const keys = run.steps.map(({ key }) => key);
+        const gates = run.steps.filter(({ job }) => job === null).map(({ key }) => key);
+        const waiting = gates.filter((key) => statuses.get(key) === "WAITING_FOR_EXTERNAL");
+        const key = any
+          ? picked([...gates, ...keys, "nowhere"], place)
+          : picked([...waiting, ...waiting, ...gates], place);
+        if (key === undefined) return null;
+        const scope = scopeFor(run.plan.organization, whom);
+        const given = outcome === "SUCCEEDED" ? output : undefined;
+        return {
+          text: `${whom} completes ${run.name}.${key} as ${outcome} ${JSON.stringify(given) ?? ""}`.trim(),
+          act: (ledger) =>
+            ledger.steps.complete(run.id, key, {
+              scope,
+              outcome,
+              ...(given === undefined ? {} : { output: given }),
+              ...(reason === null ? {} : { reason }),
+              ...(completedBy === null ? {} : { completedBy }),
+            }),
+          expected: (other) => {
+            const completion = { scope, outcome, output: given, reason, completedBy };
+            return { runId: run.id, stepKey: key, ...other.completeGate(run.name, key, completion) };
+          },
+        };
+      },
+    }),
+  );
+
+const cancelRun = fc.record({ n: fc.nat(5), whom: whose, reason: anyReason }).map(
+  ({ n, whom, reason }): Operation => ({
+    toString: () => `cancel run ${n}`,
+    aim: (model) => {
+      const run = picked(model.runs, n);
+      if (run === undefined) return null;
+      const { id, name } = run;
+      const scope = scopeFor(run.plan.organization, whom);
+      return {
+        text: `${whom} cancels ${name}`,
+        act: (ledger) => ledger.runs.cancel(id, { scope, ...(reason === null ? {} : { reason }) }),
+        expected: (other) => ({ id, ...other.cancelRun(name, scope, reason) }),
+      };
+    },
+  }),
+);
+
+const cancelJob = fc.record({ place: fc.nat(9), ofRun: fc.boolean(), whom: whose, reason: anyReason }).map(
+  ({ place, ofRun, whom, reason }): Operation => ({
+    toString: () => `cancel job ${place}`,
+    aim: (model) => {
+      const job = picked(
+        model.jobs.filter(({ run }) => (run !== null) === ofRun),
+        place,
+      );
+      if (job === undefined) return null;
+      const { id, name } = job;
+      const scope = scopeFor(job.organization, whom);
+      return {
+        text: `${whom} cancels ${name}`,
+        act: async (ledger) => {
+          const { leaseExpiresAt: _, ...answer } = await ledger.jobs.cancel(id, {
+            scope,
+            ...(reason === null ? {} : { reason }),
+          });
+          return answer;
+        },
+        expected: (other) => ({ id, ...other.cancelJob(id, scope, reason) }),
+      };
+    },
+  }),
+);
+
+const pause = fc
+  .record({ type: fc.constantFrom(...jobTypes), paused: fc.boolean() })
+  .map(({ type, paused }): Operation => {
+    const action: Action = {
+      text: `${paused ? "pause" : "resume"} ${type}`,
+      act: (ledger) => (paused ? ledger.jobs.pause([type]) : ledger.jobs.resume([type])),
+      expected: (model) => model.pause(type, paused),
+    };
+    return { toString: () => action.text, aim: () => action };
+  });
+
+export const anyOperation: fc.Arbitrary<Operation> = fc.oneof(
+  { weight: 10, arbitrary: claim },
+  { weight: 14, arbitrary: settle },
+  { weight: 8, arbitrary: completeGate },
+  { weight: 2, arbitrary: enqueueRuns },
+  { weight: 2, arbitrary: resendRun },
+  { weight: 1, arbitrary: enqueueJobs },
+  { weight: 1, arbitrary: resendJob },
+  { weight: 3, arbitrary: expire },
+  { weight: 3, arbitrary: reap },
+  { weight: 1, arbitrary: heartbeat },
+  { weight: 1, arbitrary: handBack },
+  { weight: 2, arbitrary: cancelRun },
+  { weight: 1, arbitrary: cancelJob },
+  { weight: 1, arbitrary: pause },
+);
+
+export const firstOperation: fc.Arbitrary<Operation> = enqueueRuns;
+
+function picked<T>(items: readonly T[], place: number): T | undefined {
+  return items.length === 0 ? undefined : items[place % items.length];
+}
+
+function idAt(answer: unknown, place: number): string {
+  const item: unknown = Array.isArray(answer) ? answer[place] : undefined;
+  return typeof item === "object" && item !== null && "id" in item ? String(item.id) : "";
+}
+
+function nameOf(model: Model, { jobId, attempt }: Lease): string {
+  return `${model.jobs.find(({ id }) => id === jobId)?.name ?? "a job that was rolled back"}#${attempt}`;
+}
+
+function namesOf(model: Model, leases: readonly Lease[]): string {
+  return leases.map((lease) => nameOf(model, lease)).join(", ");
+}
+
+function placesOf(picks: readonly LeasePick[]): string {
+  return picks.map(({ place }) => place).join(", ");
+}
