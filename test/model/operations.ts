@@ -4,9 +4,9 @@
  */
 import fc from "fast-check";
 import { type Kysely, sql } from "kysely";
-import type { ClaimedJob, Lease, Ledger, RunledgerDatabase, Scope, Settlement } from "../../src/index.ts";
+import type { ClaimedJob, Lease, Ledger, RunledgerDatabase, Scope, Settlement, SettleResult } from "../../src/index.ts";
 import { statusesOf } from "./derive.ts";
-import type { Claimed, Model } from "./model.ts";
+import type { Claimed, Model, Settled } from "./model.ts";
 import {
   anyLoneJob,
   anyOutput,
@@ -108,30 +108,43 @@ const resendJob = fc.nat(9).map(
 
 // --- Claims and leases
 
-const claim = fc
-  .record({
-    workerId: fc.constantFrom(...workers),
-    limit: fc.integer({ min: 1, max: 6 }),
-    types: fc.option(fc.subarray([...jobTypes], { minLength: 1 })),
-  })
-  .map(({ workerId, limit, types }): Operation => {
-    const text = `${workerId} claims ${limit}${types === null ? "" : ` of ${types.join(", ")}`}`;
-    const action = (memory: Memory): Action => ({
+const anyClaim = fc.record({
+  workerId: fc.constantFrom(...workers),
+  limit: fc.integer({ min: 1, max: 6 }),
+  types: fc.option(fc.subarray([...jobTypes], { minLength: 1 }), { freq: 3 }),
+});
+type ClaimGiven = typeof anyClaim extends fc.Arbitrary<infer Given> ? Given : never;
+
+const claim = anyClaim.map((given): Operation => {
+  const text = describedClaim(given);
+  return {
+    toString: () => text,
+    aim: (_, memory) => ({
       text,
-      act: async (ledger) => {
-        const options = { workerId, limit, leaseSeconds: 3600, ...(types === null ? {} : { types }) };
-        const claimed = await ledger.jobs.claim(options);
-        memory.leases.push(...claimed.map(({ lease }) => lease));
-        const outputs = await ledger.steps.prerequisiteOutputs(claimed);
-        return { claimed: claimed.map(shownClaim), outputs: Object.fromEntries(outputs) };
-      },
-      expected: (model) => {
-        const claimed = model.claim(workerId, limit, types);
-        return { claimed, outputs: model.prerequisiteOutputs(claimed.map(({ lease }) => lease)) };
-      },
-    });
-    return { toString: () => text, aim: (_, memory) => action(memory) };
-  });
+      act: async (ledger) => shownClaims(ledger, await claimed(ledger, given, memory)),
+      expected: (model) => expectedClaims(model, given),
+    }),
+  };
+});
+
+function describedClaim({ workerId, limit, types }: ClaimGiven): string {
+  return `${workerId} claims ${limit}${types === null ? "" : ` of ${types.join(", ")}`}`;
+}
+
+async function claimed(ledger: Ledger, { workerId, limit, types }: ClaimGiven, memory: Memory): Promise<ClaimedJob[]> {
+  const jobs = await ledger.jobs.claim({ workerId, limit, leaseSeconds: 3600, ...(types === null ? {} : { types }) });
+  memory.leases.push(...jobs.map(({ lease }) => lease));
+  return jobs;
+}
+
+async function shownClaims(ledger: Ledger, jobs: readonly ClaimedJob[]) {
+  return { claimed: jobs.map(shownClaim), outputs: Object.fromEntries(await ledger.steps.prerequisiteOutputs(jobs)) };
+}
+
+function expectedClaims(model: Model, { workerId, limit, types }: ClaimGiven) {
+  const jobs = model.claim(workerId, limit, types);
+  return { claimed: jobs, outputs: model.prerequisiteOutputs(jobs.map(({ lease }) => lease)) };
+}
 
 function shownClaim(job: ClaimedJob): Claimed {
   const { lease, type, payload, priority, maxAttempts, organizationId, workflowStepId } = job;
@@ -139,13 +152,11 @@ function shownClaim(job: ClaimedJob): Claimed {
 }
 
 /** One that is held, mostly; any that was ever handed out, sometimes. */
-const anyLease = fc.record({ place: fc.nat(15), stale: fc.boolean() });
+const anyLease = fc.record({ place: fc.nat(15), stale: fc.constantFrom(false, false, false, false, true) });
 type LeasePick = { readonly place: number; readonly stale: boolean };
 
 function pickedLease(model: Model, memory: Memory, { place, stale }: LeasePick): Lease | undefined {
-  const held = memory.leases.filter((lease) => model.isHeld(lease));
-  // Half of a half: a batch should mostly do something.
-  return picked(stale && place % 2 === 0 ? memory.leases : held, place) ?? picked(memory.leases, place);
+  return picked(stale ? memory.leases : memory.leases.filter((lease) => model.isHeld(lease)), place);
 }
 
 function pickedLeases(model: Model, memory: Memory, picks: readonly LeasePick[]): Lease[] {
@@ -236,15 +247,45 @@ const settle = fc
         if (settlings.length === 0) return null;
         return {
           text: `settle ${settlings.map(({ lease, outcome }) => `${nameOf(model, lease)} as ${described(outcome)}`).join(", ")}`,
-          act: async (ledger) =>
-            (await ledger.jobs.settle(settlings.map(settlementOf))).map((result) =>
-              result.ok ? { ok: true, status: result.status } : { ok: false, code: result.error.code },
-            ),
+          act: async (ledger) => shownResults(await ledger.jobs.settle(settlings.map(settlementOf))),
           expected: (other) => other.settle(settlings),
         };
       },
     };
   });
+
+/** Claims, and settles at once what was claimed, as far as there are outcomes: so that a play gets somewhere. */
+const work = fc
+  .record({ given: anyClaim, outcomes: fc.array(anyOutcome, { minLength: 1, maxLength: 6, size: "max" }) })
+  .map(({ given, outcomes }): Operation => {
+    const text = `${describedClaim(given)} and settles ${outcomes.map(described).join(", ")}`;
+    const settlingsOf = (jobs: readonly Pick<ClaimedJob, "lease">[]) =>
+      outcomes.flatMap((outcome, place) => {
+        const lease = jobs[place]?.lease;
+        return lease === undefined ? [] : [{ lease, outcome }];
+      });
+    return {
+      toString: () => text,
+      aim: (_, memory) => ({
+        text,
+        act: async (ledger) => {
+          const jobs = await claimed(ledger, given, memory);
+          const results = await ledger.jobs.settle(settlingsOf(jobs).map(settlementOf));
+          return { claimed: jobs.map(shownClaim), results: shownResults(results) };
+        },
+        expected: (model) => {
+          const jobs = model.claim(given.workerId, given.limit, given.types);
+          return { claimed: jobs, results: model.settle(settlingsOf(jobs)) };
+        },
+      }),
+    };
+  });
+
+function shownResults(results: readonly SettleResult[]): Settled[] {
+  return results.map((result) =>
+    result.ok ? { ok: true, status: result.status } : { ok: false, code: result.error.code },
+  );
+}
 
 function settlementOf({ lease, outcome }: { lease: Lease; outcome: Outcome }): Settlement {
   if (outcome.kind === "SUCCESS") {
@@ -275,7 +316,7 @@ const completeGate = fc
     run: fc.nat(5),
     place: fc.nat(9),
     // Mostly one that waits, else any step, or one that is not there.
-    any: fc.constantFrom(false, false, false, true),
+    any: fc.constantFrom(false, false, false, false, true),
     whom: whose,
     outcome: fc.constantFrom<Ended[]>("SUCCEEDED", "SUCCEEDED", "FAILED", "CANCELED"),
     output: anyOutput,
@@ -294,7 +335,7 @@ const completeGate = fc
         const waiting = gates.filter((key) => statuses.get(key) === "WAITING_FOR_EXTERNAL");
         const key = any
           ? picked([...gates, ...keys, "nowhere"], place)
-          : picked([...waiting, ...waiting, ...gates], place);
+          : picked(waiting.length > 0 || place > 1 ? waiting : gates, place);
         if (key === undefined) return null;
         const scope = scopeFor(run.plan.organization, whom);
         const given = outcome === "SUCCEEDED" ? output : undefined;
@@ -361,7 +402,7 @@ const cancelJob = fc.record({ place: fc.nat(9), ofRun: fc.boolean(), whom: whose
 );
 
 const pause = fc
-  .record({ type: fc.constantFrom(...jobTypes), paused: fc.boolean() })
+  .record({ type: fc.constantFrom(...jobTypes), paused: fc.constantFrom(false, false, true) })
   .map(({ type, paused }): Operation => {
     const action: Action = {
       text: `${paused ? "pause" : "resume"} ${type}`,
@@ -372,18 +413,19 @@ const pause = fc
   });
 
 export const anyOperation: fc.Arbitrary<Operation> = fc.oneof(
-  { weight: 10, arbitrary: claim },
-  { weight: 14, arbitrary: settle },
-  { weight: 8, arbitrary: completeGate },
+  { weight: 12, arbitrary: work },
+  { weight: 6, arbitrary: claim },
+  { weight: 10, arbitrary: settle },
+  { weight: 10, arbitrary: completeGate },
   { weight: 2, arbitrary: enqueueRuns },
   { weight: 2, arbitrary: resendRun },
   { weight: 1, arbitrary: enqueueJobs },
   { weight: 1, arbitrary: resendJob },
   { weight: 3, arbitrary: expire },
-  { weight: 3, arbitrary: reap },
+  { weight: 2, arbitrary: reap },
   { weight: 1, arbitrary: heartbeat },
   { weight: 1, arbitrary: handBack },
-  { weight: 2, arbitrary: cancelRun },
+  { weight: 1, arbitrary: cancelRun },
   { weight: 1, arbitrary: cancelJob },
   { weight: 1, arbitrary: pause },
 );
