@@ -18,6 +18,17 @@ export interface Lease {
   readonly workflowRunId: string | null;
 }
 
+/** Tells leases apart, those of one job too: one that was lost must not pass for the one that is held. */
+export function leaseKey({ jobId, runNumber, attempt, workerId }: Omit<Lease, "workflowRunId">): string {
+  return `${jobId.toLowerCase()} ${runNumber} ${attempt} ${workerId}`;
+}
+
+/** The same in a statement, of a row of `input`. */
+export function leaseKeyOf(input: string): RawBuilder<string> {
+  const given = sql.id(input);
+  return sql<string>`concat_ws(' ', ${given}.job_id, ${given}.run_number, ${given}.attempt, ${given}.worker_id)`;
+}
+
 /** Parameters of every statement that takes leases. */
 export const leaseParameters = {
   jobIds: "uuid[]",

@@ -7,7 +7,15 @@ import { toJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
-import { type Lease, leaseArguments, leaseLost, leaseParameters, withFencedLeases } from "./lease.ts";
+import {
+  type Lease,
+  leaseArguments,
+  leaseKey,
+  leaseKeyOf,
+  leaseLost,
+  leaseParameters,
+  withFencedLeases,
+} from "./lease.ts";
 import { storableText } from "./outcome.ts";
 import { validInteger } from "./request.ts";
 
@@ -31,25 +39,11 @@ export async function heartbeat(
     ...leaseArguments(executor, leases),
     leaseSeconds: validInteger(leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
   });
-  // By lease, not by job: one that was lost must not pass for the job's next one.
-  const byLease = new Map(rows.map((row) => [place(row), row]));
-  return leases.map(({ jobId, runNumber, attempt, workerId }) => {
-    const row = byLease.get(
-      place({ job_id: jobId.toLowerCase(), run_number: runNumber, attempt, worker_id: workerId }),
-    );
-    return { jobId, state: row?.state ?? "LOST", leaseExpiresAt: toDateOrNull(row?.lease_expires_at) };
+  const byLease = new Map(rows.map((row) => [row.lease_key, row]));
+  return leases.map((lease) => {
+    const row = byLease.get(leaseKey(lease));
+    return { jobId: lease.jobId, state: row?.state ?? "LOST", leaseExpiresAt: toDateOrNull(row?.lease_expires_at) };
   });
-}
-
-interface LeaseColumns {
-  readonly job_id: string;
-  readonly run_number: number;
-  readonly attempt: number;
-  readonly worker_id: string;
-}
-
-function place({ job_id, run_number, attempt, worker_id }: LeaseColumns): string {
-  return JSON.stringify([job_id, run_number, attempt, worker_id]);
 }
 
 /**
@@ -145,10 +139,7 @@ const extend = writing("heartbeat_jobs", { ...leaseParameters, leaseSeconds: "in
         .onRef("e.worker_id", "=", "input.worker_id"),
     )
     .select((eb) => [
-      "input.job_id",
-      "input.run_number",
-      "input.attempt",
-      "input.worker_id",
+      leaseKeyOf("input").as("lease_key"),
       "e.lease_expires_at",
       eb
         .case()

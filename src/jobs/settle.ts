@@ -11,7 +11,7 @@ import type { FailureKind, JobStatus } from "../database/statuses.ts";
 import { boundedHere } from "../locks/wait.ts";
 import { retryTime } from "./backoff.ts";
 import { appendEnded, keptOfQueue } from "./ending.ts";
-import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } from "./lease.ts";
+import { leaseArguments, leaseColumns, leaseKeyOf, leaseParameters, sameLease, unexpired } from "./lease.ts";
 import type { PreparedOutcome } from "./outcome.ts";
 
 /**
@@ -21,7 +21,8 @@ import type { PreparedOutcome } from "./outcome.ts";
 export type AttemptState = "SUCCEEDED" | "PENDING" | "DEAD_LETTERED" | "LOST" | "STEP_ENDS";
 
 export interface SettledAttempt {
-  readonly jobId: string;
+  /** As `leaseKey` makes it. */
+  readonly leaseKey: string;
   readonly state: AttemptState;
   readonly runAt: Date | null;
 }
@@ -66,7 +67,7 @@ export function outcomeArguments(executor: Executor, outcomes: readonly Prepared
 }
 
 function decode(rows: Awaited<ReturnType<typeof settle.execute>>): SettledAttempt[] {
-  return rows.map((row) => ({ jobId: row.job_id, state: row.state, runAt: toDateOrNull(row.run_at) }));
+  return rows.map((row) => ({ leaseKey: row.lease_key, state: row.state, runAt: toDateOrNull(row.run_at) }));
 }
 
 const settle = settling("settle_attempts", "live");
@@ -205,10 +206,10 @@ function settling(name: string, lease: "live" | "expired") {
           ),
       )
       .selectFrom("input")
-      .leftJoin("fenced as f", "f.id", "input.job_id")
-      .leftJoin("retried as r", "r.id", "input.job_id")
+      .leftJoin("fenced as f", (join) => join.onRef("f.id", "=", "input.job_id").on(sameLease("f", "input")))
+      .leftJoin("retried as r", "r.id", "f.id")
       .select([
-        "input.job_id",
+        leaseKeyOf("input").as("lease_key"),
         "r.run_at",
         sql<AttemptState>`case
           when f.id is null then 'LOST'

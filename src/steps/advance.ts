@@ -11,7 +11,15 @@ import { writing } from "../database/statement.ts";
 import type { JobStatus, StepStatus } from "../database/statuses.ts";
 import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
 import { insertReleased } from "../jobs/insertion.ts";
-import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } from "../jobs/lease.ts";
+import {
+  leaseArguments,
+  leaseColumns,
+  leaseKey,
+  leaseKeyOf,
+  leaseParameters,
+  sameLease,
+  unexpired,
+} from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { boundedHere } from "../locks/wait.ts";
@@ -19,7 +27,8 @@ import { entered, releasedJobs } from "./release.ts";
 import { countersChanged } from "./run-status.ts";
 
 export interface AdvancedJob {
-  readonly jobId: string;
+  /** As `leaseKey` makes it. */
+  readonly leaseKey: string;
   /** `HELD_BACK`: nothing was written for this job. */
   readonly state: "SUCCEEDED" | "LOST" | "HELD_BACK";
 }
@@ -39,8 +48,11 @@ export async function advance(executor: Executor, successes: readonly PreparedOu
     notify: executor.settings.notify,
   });
   const [held, done] = [new Set(row?.held), new Set(row?.done)];
-  const stateOf = (jobId: string) => (done.has(jobId) ? "SUCCEEDED" : held.has(jobId) ? "HELD_BACK" : "LOST");
-  return leases.jobIds.map((jobId) => ({ jobId, state: stateOf(jobId) }));
+  const stateOf = ({ lease }: PreparedOutcome) => {
+    if (!held.has(leaseKey(lease))) return "LOST";
+    return done.has(lease.jobId) ? "SUCCEEDED" : "HELD_BACK";
+  };
+  return successes.map((success) => ({ leaseKey: leaseKey(success.lease), state: stateOf(success) }));
 }
 
 const advanceParameters = {
@@ -82,6 +94,7 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
             "q.leased_at",
             "q.lease_expires_at",
             "q.workflow_step_id as step_id",
+            leaseKeyOf("input").as("lease_key"),
             "input.run_id",
             "input.release_key",
             "input.output",
@@ -285,7 +298,7 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
     )
     .selectFrom("announced")
     .select([
-      sql<string[]>`array(select id from fenced)`.as("held"),
+      sql<string[]>`array(select lease_key from fenced)`.as("held"),
       sql<string[]>`array(select job_id from change where job_id is not null)`.as("done"),
     ]),
 );

@@ -9,7 +9,15 @@ import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import { inTransaction, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
-import { leaseArguments, leaseColumns, leaseParameters, sameLease, unexpired } from "../jobs/lease.ts";
+import {
+  leaseArguments,
+  leaseColumns,
+  leaseKey,
+  leaseKeyOf,
+  leaseParameters,
+  sameLease,
+  unexpired,
+} from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { lockRunReleaseShared } from "../locks/release.ts";
@@ -28,7 +36,7 @@ export interface StepOutcome extends PreparedOutcome {
 export type LeaseState = "live" | "expired";
 
 /**
- * Ends the jobs and their steps and answers with the ids of the jobs whose lease was held; the others
+ * Ends the jobs and their steps and answers with the keys of the leases that were held; the others
  * are untouched. In a transaction of its own, where no lock is waited for, seven round trips: one less
  * when nothing depends on the steps, one more for several runs, up to three more where map steps begin or end,
  * five more when steps are added. Throws `workflow.release_conflict` with
@@ -46,12 +54,12 @@ export async function endStepJobs(
 async function endHeld(trx: Executor, outcomes: readonly StepOutcome[], leases: LeaseState): Promise<Set<string>> {
   const held = await holdJobs(trx, outcomes, leases);
   if (held.length === 0) return new Set();
-  const byJob = new Map(outcomes.map((outcome) => [outcome.lease.jobId.toLowerCase(), outcome]));
+  const byLease = new Map(outcomes.map((outcome) => [leaseKey(outcome.lease), outcome]));
   const ending: EndingStep[] = [];
   const endings = new Map<string, StepEnding>();
   const ended: StepOutcome[] = [];
-  for (const { job_id, run_id, step_id } of held) {
-    const outcome = byJob.get(job_id);
+  for (const { lease_key, run_id, step_id } of held) {
+    const outcome = byLease.get(lease_key);
     if (outcome === undefined || step_id === null) throw new LedgerError("workflow.internal_state");
     const status = outcome.kind === null ? "SUCCEEDED" : "FAILED";
     ending.push({ runId: run_id, id: step_id, status, output: outcome.output });
@@ -60,7 +68,7 @@ async function endHeld(trx: Executor, outcomes: readonly StepOutcome[], leases: 
   }
   const additions = ended.flatMap((outcome) => outcome.additions ?? []);
   await changeRuns(trx, { ending, endings, outcomes: ended, additions, alsoLock: [] }, async () => {});
-  return new Set(held.map(({ job_id }) => job_id));
+  return new Set(held.map(({ lease_key }) => lease_key));
 }
 
 /**
@@ -125,6 +133,7 @@ function holding(name: string, leases: LeaseState) {
               "q.id as job_id",
               "q.lease_expires_at",
               "q.workflow_step_id as step_id",
+              leaseKeyOf("input").as("lease_key"),
               "input.run_id",
               "input.release_key",
             ])
@@ -152,6 +161,6 @@ function holding(name: string, leases: LeaseState) {
       )
       .selectFrom("fenced as f")
       .innerJoin("tried as t", "t.run_id", "f.run_id")
-      .select(["f.job_id", "f.run_id", "f.step_id", "t.granted"]),
+      .select(["f.job_id", "f.lease_key", "f.run_id", "f.step_id", "t.granted"]),
   );
 }

@@ -5,7 +5,7 @@ import { inHalves } from "../database/halves.ts";
 import { reading, writing } from "../database/statement.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import type { LedgerError } from "../errors.ts";
-import type { Lease } from "../jobs/lease.ts";
+import { type Lease, leaseKey } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { validInteger } from "../jobs/request.ts";
 import { settleExpiredAttempts } from "../jobs/settle.ts";
@@ -61,10 +61,10 @@ interface Tally {
 
 async function settleAll(executor: Executor, outcomes: readonly PreparedOutcome[], tally: Tally): Promise<void> {
   const attempts = await settleExpiredAttempts(executor, outcomes);
-  const stepEnds = new Set(attempts.filter(({ state }) => state === "STEP_ENDS").map(({ jobId }) => jobId));
+  const stepEnds = new Set(attempts.filter(({ state }) => state === "STEP_ENDS").map(({ leaseKey: key }) => key));
   tally.returned += attempts.filter(({ state }) => state === "PENDING").length;
   tally.deadLettered += attempts.filter(({ state }) => state === "DEAD_LETTERED").length;
-  const ending = outcomes.filter(({ lease }) => stepEnds.has(lease.jobId));
+  const ending = outcomes.filter(({ lease }) => stepEnds.has(leaseKey(lease)));
   if (ending.length === 0) return;
   const end = () => endStepJobs(executor, ending, "expired");
   tally.deadLettered += (await (executor.transaction === "caller" ? withBoundedWait(executor, end) : end())).size;

@@ -2,7 +2,7 @@
 import type { Executor } from "../database/executor.ts";
 import { requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
-import { type Lease, leaseLost } from "../jobs/lease.ts";
+import { type Lease, leaseKey, leaseLost } from "../jobs/lease.ts";
 import {
   type Failure,
   type PreparedOutcome,
@@ -57,13 +57,13 @@ export function settleJobs(executor: Executor, settlements: readonly Settlement[
 /** The same for outcomes that are checked already, and may add steps to their runs. */
 export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
   const results = new Map<string, SettleResult>();
-  const latest = latestOfEachJob(outcomes);
-  if (latest.some(({ lease }) => lease.workflowRunId !== null)) {
+  const distinct = eachLeaseOnce(outcomes);
+  if (distinct.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
   const settle = executor.transaction === "none" ? settleApart : settleTogether;
-  await settle(executor, latest, results);
-  return outcomes.map((outcome) => (latest.includes(outcome) ? results.get(idOf(outcome)) : undefined) ?? lost());
+  await settle(executor, distinct, results);
+  return outcomes.map((outcome) => (distinct.includes(outcome) ? results.get(keyOf(outcome)) : undefined) ?? lost());
 }
 
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
@@ -125,11 +125,11 @@ async function settleWithoutSteps(
   if (outcomes.length === 0) return [];
   const attempts = await settleAttempts(executor, outcomes);
   const stepEnds = new Set<string>();
-  for (const { jobId, state, runAt } of attempts) {
-    if (state === "STEP_ENDS") stepEnds.add(jobId);
-    else results.set(jobId, state === "LOST" ? lost() : { ok: true, status: state, runAt });
+  for (const { leaseKey: key, state, runAt } of attempts) {
+    if (state === "STEP_ENDS") stepEnds.add(key);
+    else results.set(key, state === "LOST" ? lost() : { ok: true, status: state, runAt });
   }
-  return outcomes.filter((outcome) => stepEnds.has(idOf(outcome)));
+  return outcomes.filter((outcome) => stepEnds.has(keyOf(outcome)));
 }
 
 /** Successes in runs that need no more than one statement; returns the others. */
@@ -140,11 +140,11 @@ async function settleSuccesses(
 ): Promise<StepOutcome[]> {
   if (outcomes.length === 0) return [];
   const heldBack = new Set<string>();
-  for (const { jobId, state } of await advance(executor, outcomes)) {
-    if (state === "HELD_BACK") heldBack.add(jobId);
-    else results.set(jobId, state === "LOST" ? lost() : succeeded);
+  for (const { leaseKey: key, state } of await advance(executor, outcomes)) {
+    if (state === "HELD_BACK") heldBack.add(key);
+    else results.set(key, state === "LOST" ? lost() : succeeded);
   }
-  return outcomes.filter((outcome) => heldBack.has(idOf(outcome)));
+  return outcomes.filter((outcome) => heldBack.has(keyOf(outcome)));
 }
 
 /** Ends of steps, one transaction for all; when a run is in the way, each run for itself. */
@@ -156,11 +156,12 @@ async function settleEnding(
   if (outcomes.length === 0) return;
   try {
     const held = await endStepJobs(executor, outcomes, "live");
-    for (const outcome of outcomes) results.set(idOf(outcome), held.has(idOf(outcome)) ? endedResult(outcome) : lost());
+    for (const outcome of outcomes)
+      results.set(keyOf(outcome), held.has(keyOf(outcome)) ? endedResult(outcome) : lost());
   } catch (error) {
     if (executor.transaction !== "none" || !isLedgerError(error) || error.category === "unavailable") throw error;
     const parts = apart(outcomes);
-    if (parts.length === 1) for (const outcome of outcomes) results.set(idOf(outcome), { ok: false, error });
+    if (parts.length === 1) for (const outcome of outcomes) results.set(keyOf(outcome), { ok: false, error });
     else for (const part of parts) await settleEnding(executor, part, results);
   }
 }
@@ -186,25 +187,15 @@ function lost(): SettleResult {
   return { ok: false, error: leaseLost() };
 }
 
-function idOf({ lease }: PreparedOutcome): string {
-  return lease.jobId.toLowerCase();
+function keyOf({ lease }: PreparedOutcome): string {
+  return leaseKey(lease);
 }
 
-/**
- * One job can be settled once in a batch. Of different leases of it only the latest can be held; any
- * other, and a second item for the same, is lost.
- */
-function latestOfEachJob(outcomes: readonly StepOutcome[]): PreparedOutcome[] {
-  const byJob = new Map<string, PreparedOutcome>();
-  for (const outcome of outcomes) {
-    const known = byJob.get(idOf(outcome));
-    if (known === undefined || isLater(outcome.lease, known.lease)) byJob.set(idOf(outcome), outcome);
-  }
-  return [...byJob.values()];
-}
-
-function isLater(a: Lease, b: Lease): boolean {
-  return a.runNumber > b.runNumber || (a.runNumber === b.runNumber && a.attempt > b.attempt);
+/** One lease can be settled once: of several items for it the first counts, the others find it lost. */
+function eachLeaseOnce(outcomes: readonly StepOutcome[]): StepOutcome[] {
+  const byLease = new Map<string, StepOutcome>();
+  for (const outcome of outcomes) if (!byLease.has(keyOf(outcome))) byLease.set(keyOf(outcome), outcome);
+  return [...byLease.values()];
 }
 
 function partition<T>(items: readonly T[], belongs: (item: T) => boolean): [T[], T[]] {
