@@ -1,0 +1,114 @@
+/** Everything that can be seen of what the model has, by the names that it gives. */
+import { dependentsOf, isEnded, pendingOf, runStatusOf, statusesOf, unsatisfiedOf, wasReleased } from "./derive.ts";
+import { type Model, Refused } from "./model.ts";
+import type { Job, Output, Run, Step } from "./state.ts";
+
+const unsatisfied = "workflow.dependency_unsatisfied";
+
+/** What the tables hold. */
+export function expectedView(model: Model) {
+  return {
+    runs: Object.fromEntries(model.runs.map((run) => [run.name, expectedRun(run)])),
+    queue: byName(model.liveJobs, expectedQueueRow),
+    ledger: byName(model.jobs, ({ ended }) => ended.map(({ output, ...row }) => ({ ...row, output: stored(output) }))),
+    attempts: byName(model.jobs, ({ failed }) => failed),
+  };
+}
+
+function expectedRun(run: Run) {
+  const statuses = [...statusesOf(run).values()];
+  const count = (...wanted: string[]) => statuses.filter((status) => wanted.includes(status)).length;
+  return {
+    status: runStatusOf(run),
+    stepCount: run.steps.length,
+    openCount: count("BLOCKED", "ENQUEUED", "RUNNING"),
+    waitingCount: count("WAITING_FOR_EXTERNAL"),
+    erroredCount: count("FAILED", "CANCELED"),
+    organizationId: run.plan.organization,
+    canceledReason: run.canceled?.reason ?? null,
+    ended: statuses.every(isEnded),
+    steps: Object.fromEntries(run.steps.map((step) => [step.key, expectedStep(run, step)])),
+  };
+}
+
+function expectedStep(run: Run, step: Step) {
+  const { end, job, needs } = step;
+  const status = statusesOf(run).get(step.key);
+  const canceledByRule = end === null && status === "CANCELED";
+  return {
+    kind: job === null ? "EXTERNAL" : "JOB",
+    // A claim does not write the step: it is RUNNING while its job is leased.
+    status: status === "RUNNING" ? "ENQUEUED" : status,
+    jobType: job?.plan.type ?? null,
+    needs: Object.fromEntries(needs.map(({ key, kind }) => [key, kind])),
+    pendingCount: pendingOf(run, step),
+    unsatisfiedCount: unsatisfiedOf(run, step),
+    dependentCount: dependentsOf(run, step),
+    released: wasReleased(run, step),
+    started: end?.started ?? false,
+    ended: end !== null || canceledByRule,
+    errorCode: canceledByRule ? unsatisfied : (end?.errorCode ?? null),
+    errorMessage: end?.errorMessage ?? null,
+    completedBy: end?.completedBy ?? null,
+    reason: end?.reason ?? null,
+    output: stored(end?.output),
+  };
+}
+
+function expectedQueueRow({ plan, runNumber, attempt, lease, organization }: Job) {
+  return {
+    runNumber,
+    status: lease === null ? "PENDING" : "LEASED",
+    type: plan.type,
+    organizationId: organization,
+    priority: plan.priority,
+    attempt,
+    maxAttempts: plan.maxAttempts,
+    workerId: lease?.workerId ?? null,
+    leased: lease !== null,
+    expired: lease?.expired ?? false,
+    payload: plan.payload,
+  };
+}
+
+/** What the public functions answer about a run: its reads, and its result. */
+export function expectedRead(model: Model, run: Run) {
+  const { ended, steps, ...counts } = expectedRun(run);
+  return {
+    run: { id: run.id, type: "model", ...counts, resultStep: run.plan.result, ended },
+    steps: Object.fromEntries(run.steps.map((step) => [step.key, expectedStepRead(run, step)])),
+    result: expectedResult(model, run),
+  };
+}
+
+function expectedStepRead(run: Run, step: Step) {
+  const { unsatisfiedCount, dependentCount, needs, output, status, started, ...rest } = expectedStep(run, step);
+  const running = status === "ENQUEUED" && step.job?.lease != null;
+  return {
+    ...rest,
+    id: step.id,
+    jobId: step.job?.id ?? null,
+    status: running ? "RUNNING" : status,
+    started: started || running,
+    output: output[0] ?? null,
+  };
+}
+
+function expectedResult(model: Model, run: Run) {
+  try {
+    return { value: model.result(run.name) };
+  } catch (error) {
+    if (error instanceof Refused) return { error: error.code };
+    throw error;
+  }
+}
+
+/** No output, or one that may be null. */
+function stored(output: Output) {
+  return output === undefined ? [] : [output];
+}
+
+function byName<T>(jobs: readonly Job[], view: (job: Job) => T): Record<string, T> {
+  const entries = jobs.map((job) => [job.name, view(job)] as const);
+  return Object.fromEntries(entries.filter(([, row]) => !Array.isArray(row) || row.length > 0));
+}
