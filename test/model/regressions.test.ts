@@ -48,6 +48,26 @@ test("settle: a later attempt whose claim was rolled back does not spoil the one
   expect(results.map(({ ok }) => ok)).toEqual([false, true]);
 });
 
+test("append: a gate that opens at once is counted once", async () => {
+  const { id } = await ledger.runs.enqueue({
+    type: "gates",
+    resultStep: null,
+    steps: [{ key: "a", dependencies: [] }],
+  });
+
+  await ledger.runs.append(id, {
+    key: "more",
+    scope: { global: true },
+    graph: { steps: [{ key: "b", dependencies: [] }] },
+  });
+
+  expect(await ledger.runs.getStatus(id, { global: true })).toMatchObject({
+    stepCount: 2,
+    openCount: 0,
+    waitingCount: 2,
+  });
+});
+
 function never(): never {
   throw new Error("nothing was claimed");
 }
