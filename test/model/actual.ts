@@ -32,7 +32,8 @@ export async function readTables(db: Kysely<RunledgerDatabase>): Promise<Tables>
         select run_id as "runId", step_key as key, kind, status, job_type as "jobType", pending_count as "pendingCount",
           unsatisfied_count as "unsatisfiedCount", dependent_count as "dependentCount",
           released_at is not null as released, started_at is not null as started, ended_at is not null as ended,
-          error_code as "errorCode", error_message as "errorMessage", completed_by as "completedBy", reason, ${output}
+          error_code as "errorCode", error_message as "errorMessage", completed_by as "completedBy", reason,
+          item_count as "itemCount", ${output}
         from runledger.workflow_steps
       ) as s),
       'edges', (select coalesce(jsonb_agg(d), '[]') from (

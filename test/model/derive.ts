@@ -1,6 +1,6 @@
 /** What follows from what the model remembers: statuses and counts, by looking at everything (FEATURES F-W3, F-W4). */
 import type { DependencyKind, RunStatus, StepStatus } from "../../src/index.ts";
-import type { Job, Run, Step } from "./state.ts";
+import type { Job, Need, Output, Run, Step } from "./state.ts";
 
 export function isEnded(status: StepStatus): boolean {
   return status === "SUCCEEDED" || status === "FAILED" || status === "CANCELED";
@@ -16,18 +16,37 @@ export function statusesOf(run: Run): Map<string, StepStatus> {
 function derive(run: Run, step: Step, statuses: Map<string, StepStatus>): StepStatus {
   const derived = statuses.get(step.key);
   if (derived !== undefined) return derived;
-  const needs = step.needs.map(({ key, kind }) => ({ kind, status: derive(run, stepOf(run, key), statuses) }));
-  const status = statusOf(step, needs);
+  const needs = needsOf(step).map(({ key, kind }) => ({ kind, status: derive(run, stepOf(run, key), statuses) }));
+  const status = statusOf(run, step, needs);
   statuses.set(step.key, status);
   return status;
 }
 
-function statusOf(step: Step, needs: readonly { kind: DependencyKind; status: StepStatus }[]): StepStatus {
+function statusOf(run: Run, step: Step, needs: readonly { kind: DependencyKind; status: StepStatus }[]): StepStatus {
   if (step.end !== null) return step.end.status;
   if (needs.some(({ status }) => !isEnded(status))) return "BLOCKED";
   if (needs.some(({ kind, status }) => kind === "ON_SUCCESS" && status !== "SUCCEEDED")) return "CANCELED";
+  if (step.plan.map !== null) return Array.isArray(mapSource(run, step)) ? "SUCCEEDED" : "FAILED";
   if (step.job === null) return "WAITING_FOR_EXTERNAL";
   return step.job.lease === null ? "ENQUEUED" : "RUNNING";
+}
+
+/** What a step waits for: a map step its prerequisites, and then its items too. */
+export function needsOf({ plan, items }: Step): readonly Need[] {
+  const kind = plan.map?.onItemFailure === "continue" ? "ON_TERMINAL" : "ON_SUCCESS";
+  return [...plan.needs, ...(items ?? []).map((key) => ({ key, kind }) as const)];
+}
+
+/** The output of the step that a map step fans out over. */
+export function mapSource(run: Run, { plan }: Step): Output {
+  return plan.map === null ? undefined : outputOf(run, stepOf(run, plan.map.over));
+}
+
+/** A map step's is the array of its items' outputs, null for those that have none. */
+export function outputOf(run: Run, step: Step): Output {
+  if (step.end !== null) return step.end.output;
+  if (step.plan.map === null || statusesOf(run).get(step.key) !== "SUCCEEDED") return undefined;
+  return (step.items ?? []).map((key) => stepOf(run, key).end?.output ?? null);
 }
 
 export function runStatusOf(run: Run): RunStatus {
@@ -46,13 +65,13 @@ export function isOver(run: Run): boolean {
 
 /** Prerequisites that have not ended. A cancelled run leaves the count as it was: what is waited for will not come. */
 export function pendingOf(run: Run, step: Step): number {
-  return step.needs.filter(({ key }) => isPending(run, key)).length;
+  return needsOf(step).filter(({ key }) => isPending(run, key)).length;
 }
 
 /** ON_SUCCESS prerequisites that ended without success. */
 export function unsatisfiedOf(run: Run, step: Step): number {
   const statuses = statusesOf(run);
-  return step.needs.filter(
+  return needsOf(step).filter(
     ({ key, kind }) => kind === "ON_SUCCESS" && !isPending(run, key) && known(statuses, key) !== "SUCCEEDED",
   ).length;
 }
@@ -62,12 +81,12 @@ function isPending(run: Run, key: string): boolean {
 }
 
 export function dependentsOf(run: Run, step: Step): number {
-  return run.steps.flatMap(({ needs }) => needs).filter(({ key }) => key === step.key).length;
+  return run.steps.flatMap(needsOf).filter(({ key }) => key === step.key).length;
 }
 
-/** Whether the step was ever runnable. */
+/** Whether the step was ever runnable. A map step never is. */
 export function wasReleased(run: Run, step: Step): boolean {
-  return pendingOf(run, step) === 0 && unsatisfiedOf(run, step) === 0;
+  return step.plan.map === null && pendingOf(run, step) === 0 && unsatisfiedOf(run, step) === 0;
 }
 
 /** Whether the job stands in the queue. */

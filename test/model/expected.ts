@@ -1,9 +1,24 @@
 /** Everything that can be seen of what the model has, by the names that it gives. */
-import { dependentsOf, isEnded, pendingOf, runStatusOf, statusesOf, unsatisfiedOf, wasReleased } from "./derive.ts";
+import type { StepStatus } from "../../src/index.ts";
+import {
+  dependentsOf,
+  isEnded,
+  needsOf,
+  outputOf,
+  pendingOf,
+  runStatusOf,
+  statusesOf,
+  unsatisfiedOf,
+  wasReleased,
+} from "./derive.ts";
 import { type Model, Refused } from "./model.ts";
-import type { Job, Output, Run, Step } from "./state.ts";
+import type { Job, Output, Run, Step, StepPlan } from "./state.ts";
 
-const unsatisfied = "workflow.dependency_unsatisfied";
+const codeByRule: Partial<Record<StepStatus, string | null>> = {
+  SUCCEEDED: null,
+  FAILED: "workflow.map_source_not_array",
+  CANCELED: "workflow.dependency_unsatisfied",
+};
 
 /** What the tables hold. */
 export function expectedView(model: Model) {
@@ -32,27 +47,34 @@ function expectedRun(run: Run) {
 }
 
 function expectedStep(run: Run, step: Step) {
-  const { end, job, needs } = step;
+  const { end, plan } = step;
   const status = statusesOf(run).get(step.key);
-  const canceledByRule = end === null && status === "CANCELED";
+  // Ended without anybody's doing.
+  const byRule = end === null && status !== undefined && isEnded(status) ? status : null;
   return {
-    kind: job === null ? "EXTERNAL" : "JOB",
+    kind: kindOf(plan),
     // A claim does not write the step: it is RUNNING while its job is leased.
     status: status === "RUNNING" ? "ENQUEUED" : status,
-    jobType: job?.plan.type ?? null,
-    needs: Object.fromEntries(needs.map(({ key, kind }) => [key, kind])),
+    jobType: plan.job?.type ?? null,
+    needs: Object.fromEntries(needsOf(step).map(({ key, kind }) => [key, kind])),
+    itemCount: step.items?.length ?? null,
     pendingCount: pendingOf(run, step),
     unsatisfiedCount: unsatisfiedOf(run, step),
     dependentCount: dependentsOf(run, step),
     released: wasReleased(run, step),
     started: end?.started ?? false,
-    ended: end !== null || canceledByRule,
-    errorCode: canceledByRule ? unsatisfied : (end?.errorCode ?? null),
+    ended: end !== null || byRule !== null,
+    errorCode: byRule === null ? (end?.errorCode ?? null) : codeByRule[byRule],
     errorMessage: end?.errorMessage ?? null,
     completedBy: end?.completedBy ?? null,
     reason: end?.reason ?? null,
-    output: stored(end?.output),
+    output: stored(outputOf(run, step)),
   };
+}
+
+function kindOf({ job, map }: StepPlan) {
+  if (map !== null) return "MAP";
+  return job === null ? "EXTERNAL" : "JOB";
 }
 
 function expectedQueueRow({ plan, runNumber, attempt, lease, organization }: Job) {
@@ -82,7 +104,10 @@ export function expectedRead(model: Model, run: Run) {
 }
 
 function expectedStepRead(run: Run, step: Step) {
-  const { unsatisfiedCount, dependentCount, needs, output, status, started, ...rest } = expectedStep(run, step);
+  const { unsatisfiedCount, dependentCount, itemCount, needs, output, status, started, ...rest } = expectedStep(
+    run,
+    step,
+  );
   const running = status === "ENQUEUED" && step.job?.lease != null;
   return {
     ...rest,

@@ -3,8 +3,9 @@
  * from nothing in src/. It looks at everything each time and keeps no counters, so it is slow and plain.
  */
 import type { ClaimedJob, JobStatus, JsonValue, Lease, LedgerErrorCode, RunStatus, Scope } from "../../src/index.ts";
-import { isEnded, isLive, isOver, runStatusOf, statusesOf, stepOf } from "./derive.ts";
+import { isEnded, isLive, isOver, mapSource, needsOf, outputOf, runStatusOf, statusesOf, stepOf } from "./derive.ts";
 import type {
+  Addition,
   Ended,
   FailedAttempt,
   Job,
@@ -81,17 +82,17 @@ export class Model {
       if (!sameRequest(holder.plan, plan)) throw new Refused("workflow.enqueue_conflicting_retry");
       return { item: holder, disposition: "existing" };
     }
-    const run: Run = { name: `run${this.runs.length + 1}`, id: "", plan, steps: [], canceled: null };
+    const run: Run = { name: `run${this.runs.length + 1}`, id: "", plan, steps: [], additions: [], canceled: null };
     this.#state.runs.push(run);
     for (const step of plan.steps) this.#addStep(run, step);
     return { item: run, disposition: "inserted" };
   }
 
-  #addStep(run: Run, { key, needs, job }: StepPlan): void {
-    const name = `${run.name}.${key}`;
-    const { organization } = run.plan;
-    const added = job && this.#addJob({ name, plan: job, organization, idempotencyKey: null, run: run.name });
-    run.steps.push({ id: "", key, needs, job: added, end: null });
+  #addStep(run: Run, plan: StepPlan): void {
+    const { key, job, map } = plan;
+    const place = { name: `${run.name}.${key}`, organization: run.plan.organization, run: run.name };
+    const added = job === null || map !== null ? null : this.#addJob({ ...place, plan: job, idempotencyKey: null });
+    run.steps.push({ id: "", key, plan, job: added, end: null, items: null });
   }
 
   enqueueJobs(plans: readonly LoneJobPlan[]): Enqueued<Job>[] {
@@ -213,20 +214,26 @@ export class Model {
     });
   }
 
-  // --- F-J7: outcomes. One after another: who is first in a batch finds the lease, who is second does not.
+  // --- F-J7: outcomes. One after another; of several items for one lease the first counts, whatever became of it.
 
   settle(settlings: readonly Settling[]): Settled[] {
+    const tried = new Set<string>();
     return settlings.map(({ lease, outcome }) => {
-      const job = this.#held(lease);
-      return job === undefined
-        ? { ok: false, code: "job.lease_owner_mismatch" }
-        : { ok: true, status: this.#settled(job, outcome) };
+      try {
+        const job = tried.has(canonical(lease)) ? undefined : this.#held(lease);
+        tried.add(canonical(lease));
+        if (job === undefined) throw new Refused("job.lease_owner_mismatch");
+        return { ok: true, status: this.#settled(job, outcome) };
+      } catch (error) {
+        if (error instanceof Refused) return { ok: false, code: error.code };
+        throw error;
+      }
     });
   }
 
   #settled(job: Job, outcome: Outcome): JobStatus {
     if (outcome.kind === "SUCCESS") {
-      this.#endJob(job, "SUCCEEDED", {}, outcome.output);
+      this.#succeed(job, outcome.output, outcome.append);
       return "SUCCEEDED";
     }
     const failure = { failureKind: outcome.kind, errorCode: outcome.code, errorMessage: outcome.message };
@@ -239,6 +246,14 @@ export class Model {
     return "DEAD_LETTERED";
   }
 
+  /** The step's end and what it adds are one: when that does not fit, nothing has happened. */
+  #succeed(job: Job, output: Output, addition: Addition | null): void {
+    const [run] = this.#placeOf(job);
+    const fits = run !== undefined && addition !== null && mayBeAdded(run, addition);
+    this.#endJob(job, "SUCCEEDED", {}, output);
+    if (fits) this.#add(run, addition);
+  }
+
   #endJob(job: Job, status: "SUCCEEDED" | "DEAD_LETTERED", failure: Partial<FailedAttempt>, output: Output): void {
     const [, step] = this.#placeOf(job);
     const { failureKind = null, errorCode = null, errorMessage = null } = failure;
@@ -248,6 +263,15 @@ export class Model {
     }
     const kept = step === undefined ? output : undefined;
     endRun(job, { status, failureKind, errorCode, errorMessage, canceledReason: null, output: kept });
+    this.#fanOut();
+  }
+
+  /** Whether something that a success adds would not fit. */
+  refusesAny(settlings: readonly Settling[]): boolean {
+    const before = this.saved();
+    const refused = this.settle(settlings).some((result) => !result.ok && result.code.startsWith("workflow.append"));
+    this.restore(before);
+    return refused;
   }
 
   // --- F-J10: reap
@@ -304,13 +328,46 @@ export class Model {
     const run = this.#runOf(name);
     const step = run.steps.find((candidate) => candidate.key === key);
     if (step === undefined || !inScope(run.plan.organization, scope)) throw new Refused("workflow.step_not_found");
-    if (step.job !== null) throw new Refused("workflow.external_step_not_external");
+    if (step.plan.job !== null) throw new Refused("workflow.external_step_not_external");
     const status = statusesOf(run).get(key);
     if (status === "BLOCKED") throw new Refused("workflow.external_step_not_waiting");
     if (status !== "WAITING_FOR_EXTERNAL") return repeated(status, step.end?.output, completion);
     const errorCode = outcome === "SUCCEEDED" ? null : `workflow.external_${outcome.toLowerCase()}`;
     step.end = { ...endOf(outcome), output, errorCode, reason, completedBy };
+    this.#fanOut();
     return { status: outcome, completed: true };
+  }
+
+  // --- F-W7: append
+
+  append(name: string, scope: Scope, gate: string | null, addition: Addition) {
+    const run = this.#runOf(name);
+    if (!inScope(run.plan.organization, scope)) throw new Refused("workflow.run_not_found");
+    const disposition = mayBeAppended(run, gate, addition) ? "applied" : "already_applied";
+    if (disposition === "applied") this.#add(run, addition);
+    const applied = run.additions.find(({ key }) => key === addition.key);
+    return { disposition, statuses: applied?.statuses };
+  }
+
+  #add(run: Run, addition: Addition): void {
+    for (const step of addition.steps) this.#addStep(run, step);
+    this.#fanOut();
+    const statuses = statusesOf(run);
+    run.additions.push({
+      ...addition,
+      statuses: Object.fromEntries(addition.steps.map(({ key }) => [key, statuses.get(key) ?? "BLOCKED"])),
+    });
+  }
+
+  // --- F-W8: maps
+
+  /** Gives items to the map steps whose prerequisites have ended well, until there is none left. */
+  #fanOut(): void {
+    for (let ready = readyMap(this.runs); ready !== null; ready = readyMap(this.runs)) {
+      const { run, step, items } = ready;
+      step.items = items.map(({ key }) => key);
+      for (const item of items) this.#addStep(run, item);
+    }
   }
 
   // --- F-W5, F-W10: the result
@@ -320,7 +377,7 @@ export class Model {
     if (run.plan.result === null) throw new Refused("workflow.result_not_declared");
     if (!isOver(run)) throw new Refused("workflow.result_wait_timeout");
     if (runStatusOf(run) !== "SUCCEEDED") throw new Refused("workflow.result_unsuccessful_terminal");
-    const output = stepOf(run, run.plan.result).end?.output;
+    const output = outputOf(run, stepOf(run, run.plan.result));
     if (output === undefined) throw new Refused("workflow.result_missing");
     return output;
   }
@@ -383,11 +440,64 @@ function attemptOf({ runNumber, attempt, lease }: Job) {
   return { runNumber, attempt, workerId: lease?.workerId ?? "" };
 }
 
+function readyMap(runs: readonly Run[]): { run: Run; step: Step; items: StepPlan[] } | null {
+  for (const run of runs) {
+    for (const step of run.steps) {
+      const items = itemsToCome(run, step);
+      if (items !== null) return { run, step, items };
+    }
+  }
+  return null;
+}
+
+/** The items of a map step that has none yet and may have them now; null for any other step. */
+function itemsToCome(run: Run, step: Step): StepPlan[] | null {
+  const { job, map } = step.plan;
+  const source = mapSource(run, step);
+  const succeeded = statusesOf(run).get(step.key) === "SUCCEEDED";
+  if (map === null || job === null || step.items !== null || !succeeded || !Array.isArray(source)) return null;
+  return source.map((payload, place) => ({
+    key: `${step.key}[${place}]`,
+    needs: [],
+    job: { ...job, payload },
+    map: null,
+  }));
+}
+
+/** False when it was added before. */
+function mayBeAppended(run: Run, gate: string | null, addition: Addition): boolean {
+  if (!isNew(run, addition)) return false;
+  if (isOver(run)) throw new Refused("workflow.append_run_ended");
+  const open = [...statusesOf(run)].filter(([, status]) => status === "WAITING_FOR_EXTERNAL").map(([key]) => key);
+  if (gate === null ? open.length === 0 : !open.includes(gate)) throw new Refused("workflow.append_no_open_gate");
+  return mayBeAdded(run, addition);
+}
+
+function mayBeAdded(run: Run, addition: Addition): boolean {
+  if (!isNew(run, addition)) return false;
+  const [old, added] = [run.steps, addition.steps].map((steps) => steps.map(({ key }) => key));
+  const overlaps = added?.some((key) => old?.includes(key));
+  if (overlaps) throw new Refused("workflow.append_duplicate_step_key");
+  const known = [...(old ?? []), ...(added ?? [])];
+  const wanted = addition.steps.flatMap(({ needs }) => needs).map(({ key }) => key);
+  if (wanted.some((key) => !known.includes(key))) throw new Refused("workflow.append_unknown_dependency");
+  return true;
+}
+
+function isNew(run: Run, { key, steps }: Addition): boolean {
+  const before = run.additions.find((addition) => addition.key === key);
+  if (before === undefined) return true;
+  if (!sameValue(requestedSteps(before.steps), requestedSteps(steps))) {
+    throw new Refused("workflow.append_conflicting_retry");
+  }
+  return false;
+}
+
 /** Of the prerequisites that succeeded. */
 function outputsFor(run: Run, step: Step): Record<string, JsonValue | null> {
   const statuses = statusesOf(run);
-  const succeeded = step.needs.filter(({ key }) => statuses.get(key) === "SUCCEEDED");
-  return Object.fromEntries(succeeded.map(({ key }) => [key, stepOf(run, key).end?.output ?? null]));
+  const succeeded = needsOf(step).filter(({ key }) => statuses.get(key) === "SUCCEEDED");
+  return Object.fromEntries(succeeded.map(({ key }) => [key, outputOf(run, stepOf(run, key)) ?? null]));
 }
 
 function repeated(status: string | undefined, output: Output, completion: GateCompletion) {
@@ -411,15 +521,19 @@ function sameKey(a: RunPlan, b: RunPlan): boolean {
   return a.idempotencyKey !== null && a.idempotencyKey === b.idempotencyKey && a.organization === b.organization;
 }
 
-/** The order in which steps and dependencies were given does not matter. */
 function sameRequest(a: RunPlan, b: RunPlan): boolean {
-  const request = ({ result, steps }: RunPlan) => ({
-    result,
-    steps: Object.fromEntries(
-      steps.map(({ key, needs, job }) => [key, { job, needs: Object.fromEntries(needs.map((n) => [n.key, n.kind])) }]),
-    ),
-  });
-  return sameValue(request(a), request(b));
+  return a.result === b.result && sameValue(requestedSteps(a.steps), requestedSteps(b.steps));
+}
+
+/** The order in which steps and dependencies were given does not matter. */
+function requestedSteps(steps: readonly StepPlan[]) {
+  return Object.fromEntries(
+    steps.map(({ key, needs, job, map }) => [
+      key,
+      // The items' payloads come from elsewhere.
+      { job: job && { ...job, ...(map && { payload: null }) }, map, needs: needs.map(canonical).sort() },
+    ]),
+  );
 }
 
 /** Equal as JSON, whatever the order of keys; undefined is equal to itself only. */

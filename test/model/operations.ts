@@ -4,28 +4,42 @@
  */
 import fc from "fast-check";
 import { type Kysely, sql } from "kysely";
-import type { ClaimedJob, Lease, Ledger, RunledgerDatabase, Scope, Settlement, SettleResult } from "../../src/index.ts";
+import type {
+  ClaimedJob,
+  Lease,
+  Ledger,
+  RunledgerDatabase,
+  Scope,
+  SettleResult,
+  StepSettlement,
+} from "../../src/index.ts";
 import { statusesOf } from "./derive.ts";
 import type { Claimed, Model, Settled } from "./model.ts";
 import {
+  type AdditionGiven,
+  additionTo,
+  anyAddition,
   anyLoneJob,
   anyOutput,
   anyRun,
+  describedAddition,
   describedJob,
   describedRun,
   jobRequestOf,
   jobTypes,
   organizations,
   requestOf,
+  requestOfAddition,
   reversed,
 } from "./plans.ts";
-import type { Ended, LoneJobPlan, Outcome, RunPlan } from "./state.ts";
+import type { Addition, Ended, LoneJobPlan, Outcome, Run, RunPlan, Settling } from "./state.ts";
 
 /** What was ever handed out or sent, also in transactions that were rolled back. */
 export interface Memory {
   readonly leases: Lease[];
   readonly runs: RunPlan[];
   readonly jobs: LoneJobPlan[];
+  readonly additions: { readonly run: string; readonly addition: Addition }[];
 }
 
 export interface Action {
@@ -38,7 +52,7 @@ export interface Action {
 export interface Operation {
   toString(): string;
   /** Null when there is nothing to do it to. */
-  aim(model: Model, memory: Memory): Action | null;
+  aim(model: Model, memory: Memory, inTransaction: boolean): Action | null;
 }
 
 const MAX_RUNS = 6;
@@ -221,8 +235,14 @@ const handBack = fc.array(anyLease, { minLength: 1, maxLength: 3 }).map(
 
 // --- Outcomes
 
-const anyOutcome: fc.Arbitrary<Outcome> = fc.oneof(
-  { weight: 6, arbitrary: fc.record({ kind: fc.constant("SUCCESS" as const), output: anyOutput }) },
+/** What an outcome adds is made for its run, once this is known. */
+type OutcomeGiven = { readonly outcome: Outcome; readonly addition: AdditionGiven | null };
+
+const plainOutcome: fc.Arbitrary<Outcome> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({ kind: fc.constant("SUCCESS" as const), output: anyOutput, append: fc.constant(null) }),
+  },
   {
     weight: 4,
     arbitrary: fc.record({
@@ -233,18 +253,37 @@ const anyOutcome: fc.Arbitrary<Outcome> = fc.oneof(
   },
 );
 
+const anyOutcome: fc.Arbitrary<OutcomeGiven> = fc.record({
+  outcome: plainOutcome,
+  addition: seldom(anyAddition),
+});
+
+/** A lease's outcome, with what it adds to its run, if it has one. */
+function settlingOf(model: Model, lease: Lease, { outcome, addition }: OutcomeGiven): Settling {
+  const run = model.runs.find(({ id }) => id === lease.workflowRunId);
+  if (outcome.kind !== "SUCCESS" || addition === null || run === undefined) return { lease, outcome };
+  const append = additionTo(
+    run.steps.map(({ key }) => key),
+    addition,
+  );
+  return { lease, outcome: { ...outcome, append } };
+}
+
 const settle = fc
-  .array(fc.record({ pick: anyLease, outcome: anyOutcome }), { minLength: 1, maxLength: 5 })
+  .array(fc.record({ pick: anyLease, given: anyOutcome }), { minLength: 1, maxLength: 5 })
   .map((items): Operation => {
-    const text = items.map(({ pick, outcome }) => `${pick.place} as ${outcome.kind}`).join(", ");
+    const text = items.map(({ pick, given }) => `${pick.place} as ${given.outcome.kind}`).join(", ");
     return {
       toString: () => `settle ${text}`,
-      aim: (model, memory) => {
-        const settlings = items.flatMap(({ pick, outcome }) => {
+      aim: (model, memory, inTransaction) => {
+        const wanted = items.flatMap(({ pick, given }) => {
           const lease = pickedLease(model, memory, pick);
-          return lease === undefined ? [] : [{ lease, outcome }];
+          return lease === undefined ? [] : [settlingOf(model, lease, given)];
         });
+        // In a caller's transaction an addition that does not fit is an error of the whole call.
+        const settlings = inTransaction && model.refusesAny(wanted) ? wanted.map(withoutAddition) : wanted;
         if (settlings.length === 0) return null;
+        remember(model, memory, settlings);
         return {
           text: `settle ${settlings.map(({ lease, outcome }) => `${nameOf(model, lease)} as ${described(outcome)}`).join(", ")}`,
           act: async (ledger) => shownResults(await ledger.jobs.settle(settlings.map(settlementOf))),
@@ -256,7 +295,7 @@ const settle = fc
 
 /** Claims, and settles at once what was claimed, as far as there are outcomes: so that a play gets somewhere. */
 const work = fc
-  .record({ given: anyClaim, outcomes: fc.array(anyOutcome, { minLength: 1, maxLength: 6, size: "max" }) })
+  .record({ given: anyClaim, outcomes: fc.array(plainOutcome, { minLength: 1, maxLength: 6, size: "max" }) })
   .map(({ given, outcomes }): Operation => {
     const text = `${describedClaim(given)} and settles ${outcomes.map(described).join(", ")}`;
     const settlingsOf = (jobs: readonly Pick<ClaimedJob, "lease">[]) =>
@@ -287,16 +326,40 @@ function shownResults(results: readonly SettleResult[]): Settled[] {
   );
 }
 
-function settlementOf({ lease, outcome }: { lease: Lease; outcome: Outcome }): Settlement {
+function withoutAddition({ lease, outcome }: Settling): Settling {
+  return { lease, outcome: outcome.kind === "SUCCESS" ? { ...outcome, append: null } : outcome };
+}
+
+function remember(model: Model, memory: Memory, settlings: readonly Settling[]): void {
+  for (const { lease, outcome } of settlings) {
+    const run = model.runs.find(({ id }) => id === lease.workflowRunId);
+    if (outcome.kind === "SUCCESS" && outcome.append !== null && run !== undefined) {
+      memory.additions.push({ run: run.name, addition: outcome.append });
+    }
+  }
+}
+
+function settlementOf({ lease, outcome }: Settling): StepSettlement {
   if (outcome.kind === "SUCCESS") {
-    return { lease, success: outcome.output === undefined ? {} : { output: outcome.output } };
+    const { output, append } = outcome;
+    return {
+      lease,
+      success: {
+        ...(output === undefined ? {} : { output }),
+        ...(append === null ? {} : { append: requestOfAddition(append) }),
+      },
+    };
   }
   if (outcome.kind === "LEASE_EXPIRED") throw new Error("only the reaper says so");
   return { lease, failure: { ...outcome, kind: outcome.kind } };
 }
 
 function described(outcome: Outcome): string {
-  return outcome.kind === "SUCCESS" ? `SUCCESS ${JSON.stringify(outcome.output) ?? ""}`.trim() : outcome.kind;
+  if (outcome.kind !== "SUCCESS") return outcome.kind;
+  const { output, append } = outcome;
+  return ["SUCCESS", JSON.stringify(output) ?? "", append === null ? "" : `adding ${describedAddition(append)}`]
+    .filter((part) => part !== "")
+    .join(" ");
 }
 
 // --- Gates and cancels
@@ -331,7 +394,7 @@ const completeGate = fc
         if (run === undefined) return null;
         const statuses = statusesOf(run);
         const keys = run.steps.map(({ key }) => key);
-        const gates = run.steps.filter(({ job }) => job === null).map(({ key }) => key);
+        const gates = run.steps.filter(({ plan }) => plan.job === null).map(({ key }) => key);
         const waiting = gates.filter((key) => statuses.get(key) === "WAITING_FOR_EXTERNAL");
         const key = any
           ? picked([...gates, ...keys, "nowhere"], place)
@@ -357,6 +420,57 @@ const completeGate = fc
       },
     }),
   );
+
+// --- Appends
+
+function appending(
+  { id, name, plan }: Run,
+  addition: Addition,
+  gate: string | null,
+  whom: Whose,
+  memory: Memory,
+): Action {
+  memory.additions.push({ run: name, addition });
+  const scope = scopeFor(plan.organization, whom);
+  return {
+    text: `${whom} adds ${describedAddition(addition)} to ${name}${gate === null ? "" : ` by ${gate}`}`,
+    act: async (ledger) => {
+      const request = { ...requestOfAddition(addition), scope, ...(gate === null ? {} : { gate }) };
+      const { runId, disposition, steps } = await ledger.runs.append(id, request);
+      const { steps: all } = await ledger.runs.get(id, { admin: true });
+      // Its ids are those of the run's steps.
+      const known = steps.every((step) => all.some((other) => other.id === step.id && other.key === step.key));
+      return { runId, disposition, statuses: Object.fromEntries(steps.map(({ key, status }) => [key, status])), known };
+    },
+    expected: (model) => ({ runId: id, ...model.append(name, scope, gate, addition), known: true }),
+  };
+}
+
+const append = fc.record({ n: fc.nat(5), given: anyAddition, gate: seldom(fc.nat(3)), whom: whose }).map(
+  ({ n, given, gate, whom }): Operation => ({
+    toString: () => `add ${given.key} to run ${n}`,
+    aim: (model, memory) => {
+      const open = model.runs.filter((run) => [...statusesOf(run).values()].includes("WAITING_FOR_EXTERNAL"));
+      const run = picked(open.length > 0 ? open : model.runs, n);
+      if (run === undefined) return null;
+      const keys = run.steps.map(({ key }) => key);
+      const gates = run.steps.filter(({ plan }) => plan.job === null).map(({ key }) => key);
+      const named = gate === null ? null : (picked([...gates, ...gates, ...keys], gate) ?? null);
+      return appending(run, additionTo(keys, given), named, whom, memory);
+    },
+  }),
+);
+
+const resendAddition = fc.record({ place: fc.nat(9), whom: whose }).map(
+  ({ place, whom }): Operation => ({
+    toString: () => `send addition ${place} again`,
+    aim: (model, memory) => {
+      const sent = picked(memory.additions, place);
+      const run = model.runs.find(({ name }) => name === sent?.run);
+      return sent && run ? appending(run, sent.addition, null, whom, memory) : null;
+    },
+  }),
+);
 
 const cancelRun = fc.record({ n: fc.nat(5), whom: whose, reason: anyReason }).map(
   ({ n, whom, reason }): Operation => ({
@@ -417,6 +531,8 @@ export const anyOperation: fc.Arbitrary<Operation> = fc.oneof(
   { weight: 6, arbitrary: claim },
   { weight: 10, arbitrary: settle },
   { weight: 10, arbitrary: completeGate },
+  { weight: 5, arbitrary: append },
+  { weight: 2, arbitrary: resendAddition },
   { weight: 2, arbitrary: enqueueRuns },
   { weight: 2, arbitrary: resendRun },
   { weight: 1, arbitrary: enqueueJobs },
@@ -431,6 +547,11 @@ export const anyOperation: fc.Arbitrary<Operation> = fc.oneof(
 );
 
 export const firstOperation: fc.Arbitrary<Operation> = enqueueRuns;
+
+/** Once in four. */
+function seldom<T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | null> {
+  return fc.oneof({ weight: 3, arbitrary: fc.constant(null) }, { weight: 1, arbitrary });
+}
 
 function picked<T>(items: readonly T[], place: number): T | undefined {
   return items.length === 0 ? undefined : items[place % items.length];

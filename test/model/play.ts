@@ -51,7 +51,7 @@ export class Play {
   readonly #db: Kysely<RunledgerDatabase>;
   readonly #ledger: Ledger;
   readonly #model = new Model();
-  readonly #memory: Memory = { leases: [], runs: [], jobs: [] };
+  readonly #memory: Memory = { leases: [], runs: [], jobs: [], additions: [] };
   /** What was there at the last look: only runs that changed are read anew through the public functions. */
   #seen: Record<string, unknown> = {};
   /** What was done, in words: the part of a counterexample that says most. */
@@ -104,7 +104,7 @@ export class Play {
 
   async #operations(operations: readonly Operation[], ledger: Ledger, db: Kysely<RunledgerDatabase>): Promise<void> {
     for (const operation of operations) {
-      const action = operation.aim(this.#model, this.#memory);
+      const action = operation.aim(this.#model, this.#memory, db.isTransaction);
       if (action !== null) await this.#perform(action, ledger, db);
     }
   }

@@ -2,7 +2,7 @@
  * What the reference model remembers: only what came from outside. Which step is blocked, released or
  * cancelled for its prerequisites is not remembered; it is derived anew each time (`derive.ts`).
  */
-import type { DependencyKind, FailureKind, JobStatus, JsonValue, Lease } from "../../src/index.ts";
+import type { DependencyKind, FailureKind, JobStatus, JsonValue, Lease, StepStatus } from "../../src/index.ts";
 
 export interface Need {
   readonly key: string;
@@ -16,11 +16,24 @@ export interface JobPlan {
   readonly payload: JsonValue;
 }
 
-/** A step to come: without a job it is an external gate. */
+export interface MapPlan {
+  /** One of the step's prerequisites. */
+  readonly over: string;
+  readonly onItemFailure: "cancel" | "continue";
+}
+
+/** A step to come: without a job it is an external gate, with a map the job is that of its items. */
 export interface StepPlan {
   readonly key: string;
   readonly needs: readonly Need[];
   readonly job: JobPlan | null;
+  readonly map: MapPlan | null;
+}
+
+/** Steps to add to a run. */
+export interface Addition {
+  readonly key: string;
+  readonly steps: readonly StepPlan[];
 }
 
 /** A run to come. */
@@ -58,9 +71,12 @@ export interface StepEnd {
 export interface Step {
   id: string;
   readonly key: string;
-  readonly needs: readonly Need[];
+  readonly plan: StepPlan;
+  /** Of a JOB step. */
   readonly job: Job | null;
   end: StepEnd | null;
+  /** The keys of a map step's items, once it has fanned out. */
+  items: readonly string[] | null;
 }
 
 export interface Run {
@@ -68,6 +84,8 @@ export interface Run {
   id: string;
   readonly plan: RunPlan;
   readonly steps: Step[];
+  /** What was added, and what was answered to it. */
+  readonly additions: (Addition & { readonly statuses: Readonly<Record<string, StepStatus>> })[];
   canceled: { readonly reason: string | null } | null;
 }
 
@@ -122,7 +140,7 @@ export interface State {
 
 /** How a worker says that an attempt ended. */
 export type Outcome =
-  | { readonly kind: "SUCCESS"; readonly output: Output }
+  | { readonly kind: "SUCCESS"; readonly output: Output; readonly append: Addition | null }
   | { readonly kind: FailureKind; readonly code: string; readonly message: string };
 
 export interface Settling {
