@@ -2,7 +2,7 @@
 import type { Executor } from "../database/executor.ts";
 import { inHalves } from "../database/halves.ts";
 import type { LedgerError } from "../errors.ts";
-import { cancelRun } from "./cancel.ts";
+import { cancelRuns } from "./cancel.ts";
 
 /** The reason of a run that was cancelled because of its deadline. */
 export const DEADLINE_EXCEEDED = "workflow.deadline_exceeded";
@@ -14,22 +14,21 @@ export interface EnforcedDeadlines {
 }
 
 /**
- * Cancels runs that are past their deadline, each in the round trips of `cancelRun`. In a caller's
- * transaction a run that cannot be cancelled ends the call with its error.
+ * Cancels runs that are past their deadline, together, in the round trips of one; one that is in somebody's way
+ * alone does not stop the others. In a caller's transaction it ends the call with its error.
  */
 export async function enforceDeadlines(executor: Executor, runIds: readonly string[]): Promise<EnforcedDeadlines> {
   const canceled: string[] = [];
   const setAside: { runId: string; error: LedgerError }[] = [];
-  for (const runId of runIds) {
-    await inHalves(
-      executor,
-      [runId],
-      async () => {
-        const run = await cancelRun(executor, runId, { scope: { admin: true }, reason: DEADLINE_EXCEEDED });
-        if (run.canceled) canceled.push(run.id);
-      },
-      (id, error) => setAside.push({ runId: id, error }),
-    );
-  }
+  await inHalves(
+    executor,
+    runIds,
+    async (ids) => {
+      const runs = await cancelRuns(executor, ids, { scope: { admin: true }, reason: DEADLINE_EXCEEDED });
+      // Of those that were asked for: the child runs went with their parents.
+      canceled.push(...runs.filter((run) => run.canceled && ids.includes(run.id)).map(({ id }) => id));
+    },
+    (runId, error) => setAside.push({ runId, error }),
+  );
   return { canceled, setAside };
 }

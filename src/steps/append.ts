@@ -63,12 +63,14 @@ export interface AppendedStep {
  */
 export async function findAdditions(executor: Executor, additions: readonly Addition[]): Promise<FoundAddition[]> {
   if (additions.length === 0) return [];
-  const applied = await mutations.execute(executor, mutationArrays(additions));
+  const asked = distinct(additions);
+  // The steps first: whoever adds the same in between is then found by the key, and not by its steps alone.
+  const { keys, prefixes } = lookedUp(asked.flatMap(({ steps }) => steps));
+  const rows = await stepsByKey.execute(executor, { runIds: asked.map(({ runId }) => runId), keys, prefixes });
+  const applied = await mutations.execute(executor, mutationArrays(asked));
   if (applied.some(({ same }) => !same)) throw new LedgerError("workflow.append_conflicting_retry");
   const done = new Set(applied.map(({ run_id, mutation_key }) => placeOf(run_id, mutation_key)));
-  const left = distinct(additions).filter(({ runId, mutationKey }) => !done.has(placeOf(runId, mutationKey)));
-  const { keys, prefixes } = lookedUp(left.flatMap(({ steps }) => steps));
-  const rows = await stepsByKey.execute(executor, { runIds: left.map(({ runId }) => runId), keys, prefixes });
+  const left = asked.filter(({ runId, mutationKey }) => !done.has(placeOf(runId, mutationKey)));
   const known = new Map<string, KnownStep>(
     rows.map(({ run_id, step_key, id, is_map }) => [placeOf(run_id, step_key), { id, is_map, stored: true }]),
   );

@@ -178,8 +178,8 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       await deadlineIsPast(database, await TestRun.start(database, ledger, { a: [] }, { deadlineSeconds: 60 }));
       return (l) => l.runs.fireTimers();
     },
-    14,
-    14,
+    15,
+    15,
   ],
   [
     "reap steps in five runs",
