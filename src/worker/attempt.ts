@@ -1,12 +1,14 @@
 /** One attempt at one job: from the handler's call to an outcome, or to the loss of the lease. */
 import { performance } from "node:perf_hooks";
 import {
+  type AppendRequest,
   type ClaimedJob,
   type Failure,
   type Ledger,
   LedgerError,
   type PrerequisiteOutputs,
-  type Success,
+  type StepSuccess,
+  WorkflowAddition,
 } from "../index.ts";
 import { type AbortKind, JobAborted } from "./abort.ts";
 import { type AttemptView, type Emit, viewOf } from "./events.ts";
@@ -14,7 +16,7 @@ import { failureOf } from "./failures.ts";
 import type { Handler, JobContext } from "./handlers.ts";
 
 /** How an attempt ended. */
-export type Outcome = { readonly success: Success } | { readonly failure: Failure };
+export type Outcome = { readonly success: StepSuccess } | { readonly failure: Failure };
 
 /** What an attempt needs of the worker. */
 export interface AttemptHost {
@@ -24,6 +26,8 @@ export interface AttemptHost {
   readonly settle: (attempt: Attempt, outcome: Outcome) => void;
   /** The lease is gone and there is nothing to store. */
   readonly release: (attempt: Attempt) => void;
+  /** The attempt may have made other jobs runnable. */
+  readonly onReleased: () => void;
 }
 
 export interface AttemptParts {
@@ -42,6 +46,7 @@ export class Attempt {
   readonly #prerequisites: PrerequisiteOutputs;
   readonly #host: AttemptHost;
   readonly #controller = new AbortController();
+  readonly #additions: AppendRequest[] = [];
   #leaseEndsAt: number;
   #clearTimeout: () => void = () => {};
   /** Open until an outcome has been handed over, or the lease was lost: what comes later is ignored. */
@@ -65,7 +70,8 @@ export class Attempt {
     this.#clearTimeout = after(this.job.timeoutSeconds * 1000, () => this.#timeOut());
     this.#host.emit({ type: "started", job: this.view });
     const outcome = await this.#outcome();
-    this.#conclude(outcome);
+    if (this.#handler.endsItself === true && "success" in outcome) this.completed();
+    else this.#conclude(outcome);
   }
 
   /** The lease was given for so much longer. */
@@ -91,12 +97,13 @@ export class Attempt {
     this.#controller.abort(new JobAborted(kind));
   }
 
-  /** The handler has completed the job itself and still runs: what it does from here on is not the attempt's. */
+  /** The handler has completed the job itself: if it still runs, what it does from here on is not the attempt's. */
   completed(): void {
     if (!this.#close()) return;
-    const { emit, release } = this.#host;
+    const { emit, release, onReleased } = this.#host;
     release(this);
     emit({ type: "succeeded", job: this.view });
+    if (this.view.workflowRunId !== null) onReleased();
   }
 
   /** Asks the handler to stop. What it then returns or throws is stored as ever. */
@@ -128,10 +135,18 @@ export class Attempt {
 
   async #outcome(): Promise<Outcome> {
     try {
-      return { success: { output: await this.#handler.run(this.#context()) } };
+      const output = await this.#handler.run(this.#context());
+      return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
       return { failure: failureOf(error) };
     }
+  }
+
+  #append(key: string, build: (graph: WorkflowAddition) => unknown): void {
+    if (this.job.lease.workflowRunId === null) throw new LedgerError("workflow.append_not_a_step");
+    const graph = new WorkflowAddition();
+    build(graph);
+    this.#additions.push({ key, graph: graph.build() });
   }
 
   #context(): JobContext {
@@ -148,6 +163,7 @@ export class Attempt {
       job,
       progress: (done, total) => jobs.progress(lease, total === undefined ? { done } : { done, total }),
       saveCheckpoint: (checkpoint) => jobs.checkpoint(lease, checkpoint),
+      append: (key, build) => this.#append(key, build),
       log: (level, message, fields) => jobs.log(lease, [{ level, message, fields }]),
     };
   }

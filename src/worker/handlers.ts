@@ -13,6 +13,7 @@ import {
   type PrerequisitesOf,
   parsed,
   typed,
+  type WorkflowAddition,
 } from "../index.ts";
 import { TerminalError } from "./failures.ts";
 
@@ -41,6 +42,12 @@ export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOut
   progress(done: number, total?: number): Promise<void>;
   /** Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
   saveCheckpoint(checkpoint: unknown): Promise<void>;
+  /**
+   * Adds steps to the job's run, in one commit with its success: dynamic fan-out. A key adds to a run once, so an
+   * attempt that is made again may say the same. What does not fit the run ends the job as PANICKED with the code
+   * of the refusal. Throws `workflow.append_not_a_step`.
+   */
+  append(key: string, build: (graph: WorkflowAddition) => unknown): void;
   /** Appends a line to the job's log. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
   log(level: LogLine["level"], message: string, fields?: unknown): Promise<void>;
 }
@@ -67,6 +74,8 @@ export interface Handler {
   readonly type: string;
   /** @internal Reads the payload and calls the function. */
   readonly run: (context: JobContext) => Promise<unknown>;
+  /** @internal Its return means that the attempt has been ended already. */
+  readonly endsItself?: true;
 }
 
 /**

@@ -2,13 +2,14 @@
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import { type Ledger, LedgerError } from "../index.ts";
+import { childRuns } from "./child-runs.ts";
 import type { WorkerEvent } from "./events.ts";
 import type { Handler } from "./handlers.ts";
 
 export interface WorkerOptions {
   /** A ledger on a pool: not one of `ledger.in(trx)`. */
   readonly ledger: Ledger;
-  /** One for each type that this worker takes. */
+  /** One for each type that this worker takes. The jobs of child runs it takes by itself. */
   readonly handlers: readonly Handler[];
   /** How many handlers run at once at most, 1 to 10 000. Default 10. */
   readonly concurrency?: number;
@@ -78,7 +79,7 @@ export function settingsOf(options: WorkerOptions): Settings {
   const concurrency = integer(options.concurrency, "concurrency", 10, 1, MAX_JOBS);
   return {
     ledger: options.ledger,
-    handlers: byType(options.handlers),
+    handlers: byType(options.handlers, childRuns(options.ledger)),
     concurrency,
     leaseSeconds: integer(options.leaseSeconds, "leaseSeconds", 60, 1, 86_400),
     pollIntervalMs: integer(options.pollIntervalMs, "pollIntervalMs", 1000, 10, MAX_INTERVAL_MS),
@@ -90,9 +91,9 @@ export function settingsOf(options: WorkerOptions): Settings {
   };
 }
 
-function byType(handlers: readonly Handler[]): ReadonlyMap<string, Handler> {
+function byType(handlers: readonly Handler[], standing: Handler): ReadonlyMap<string, Handler> {
   if (!Array.isArray(handlers) || handlers.length === 0) throw invalid("handlers must hold at least one handler.");
-  const map = new Map<string, Handler>();
+  const map = new Map<string, Handler>([[standing.type, standing]]);
   for (const handler of handlers) {
     if (typeof handler?.type !== "string" || typeof handler.run !== "function") {
       throw invalid("Every handler must be made by handle().");

@@ -91,7 +91,7 @@ export class Settler {
       if (result.ok) this.#stored(item, result);
       else if (result.error.code === "job.lease_owner_mismatch") refusals.push(this.#refused(item, result.error));
       else if (isTransient(result.error)) again.push(item);
-      else this.#lost(item, result.error);
+      else refusals.push(this.#replaced(item, result.error, failures));
     }
     await Promise.all(refusals);
     const error = answer.results.find((result) => !result.ok && isTransient(result.error));
@@ -150,6 +150,13 @@ export class Settler {
     if (live.length > 0) await this.#settle(live, failures + 1);
   }
 
+  /** Stores in place of an outcome that is refused that it was. */
+  async #replaced(item: Item, error: LedgerError, failures: number): Promise<void> {
+    const refusal = refusalOf(error, item.outcome);
+    if (refusal === null) this.#lost(item, error);
+    else await this.#settle([{ ...item, outcome: refusal }], failures);
+  }
+
   #stored(item: Item, { status, runAt }: Extract<SettleResult, { ok: true }>): void {
     const { attempt, outcome } = item;
     const { emit, release, onReleased } = this.#options;
@@ -188,7 +195,8 @@ export class Settler {
  */
 function refusalOf(error: unknown, outcome: Outcome): Outcome | null {
   if (!isLedgerError(error) || !("success" in outcome)) return null;
-  const { code, message, category } = error;
-  if (category === "validation") return { failure: { kind: "PANICKED", code, message } };
+  const { code, message, category, retryable } = error;
+  if (category === "validation" || (category === "conflict" && !retryable))
+    return { failure: { kind: "PANICKED", code, message } };
   return code === "db.error" ? { failure: { kind: "RETRYABLE", code, message } } : null;
 }

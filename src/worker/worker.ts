@@ -82,6 +82,7 @@ export class Worker {
       ledger,
       emit,
       release,
+      onReleased: () => this.#claimLoop.wake(),
       settle: (attempt, outcome) => this.#settler.add(attempt, outcome),
     };
     this.#settings = settings;
