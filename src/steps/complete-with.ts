@@ -17,9 +17,9 @@ export type TransactionBody = (trx: AnyTransaction) => Promise<unknown>;
  *
  * In a caller's transaction an error takes back what `body` wrote, and the transaction can go on.
  *
- * Throws what `body` throws, as `completeJob`, and `db.commit_unconfirmed` when the answer to the commit
+ * Throws what `body` throws, as `settleOutcomes` answers, and `db.commit_unconfirmed` when the answer to the commit
  * was lost: whether it was done is in the job's status. Round trips besides those of `body` and of
- * `completeJob`: two, and one more for a job of a run; the same in a caller's transaction.
+ * `settleOutcomes`: two, and one more for a job of a run; the same in a caller's transaction.
  */
 export async function completeWith(
   executor: Executor,

@@ -5,7 +5,15 @@
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
-import { createLedger, isLedgerError, type Lease, type Ledger, WorkflowBuilder } from "../../src/index.ts";
+import {
+  type AppendRequest,
+  createLedger,
+  isLedgerError,
+  type Lease,
+  type Ledger,
+  WorkflowAddition,
+  WorkflowBuilder,
+} from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { startProxy } from "../support/proxy.ts";
@@ -54,8 +62,14 @@ const faults: Record<string, Fault> = {
   },
 };
 
-/** Where the job stands: what else is in its run, and what of it the completion changes. */
-const situations = {
+/** Where the job stands: what of its run the completion changes, and to what. */
+interface Situation {
+  readonly dependents: Readonly<Record<string, string>>;
+  readonly prepare: (type: string) => Promise<void>;
+  readonly additions?: (type: string) => AppendRequest[];
+}
+
+const situations: Readonly<Record<string, Situation>> = {
   "dependents are released": {
     dependents: { after: "ENQUEUED", "after all": "BLOCKED" },
     prepare: async () => {},
@@ -67,11 +81,21 @@ const situations = {
       await ledger.jobs.fail(lease, { kind: "TERMINAL", code: "test.failed", message: "It failed." });
     },
   },
-} as const;
+  "steps are added to the run": {
+    dependents: { after: "ENQUEUED", "after all": "BLOCKED", added: "ENQUEUED", "after added": "BLOCKED" },
+    prepare: async () => {},
+    additions: (type: string) => {
+      const graph = new WorkflowAddition();
+      const added = graph.job("added", `${type}.added`, {}, { onSuccess: [graph.existing("step")] });
+      graph.job("after added", `${type}.after-added`, {}, { onSuccess: [added] });
+      return [{ key: "more", graph: graph.build() }];
+    },
+  },
+};
 
 let runs = 0;
 
-describe.each(Object.entries(situations))("%s", (_, { dependents, prepare }) => {
+describe.each(Object.entries(situations))("%s", (_, { dependents, prepare, additions = () => [] }) => {
   test.each(Object.entries(faults))("at every statement: %s", async (_name, fault) => {
     const count = await statementsOfACompletion();
     const outcomes: unknown[] = [];
@@ -111,6 +135,29 @@ describe.each(Object.entries(situations))("%s", (_, { dependents, prepare }) => 
     return endOf(lease, type, Object.keys(dependents));
   }
 
+  /** The handler: writes to a table of the service's own, enqueues more, and completes its job. */
+  async function complete(of: Ledger<Service>, lease: Lease, type: string): Promise<unknown> {
+    return of.jobs.complete(lease, { output: { done: true }, append: additions(type) }, async (trx) => {
+      await trx
+        .withSchema("public")
+        .insertInto("effects")
+        .values({ run_id: String(lease.workflowRunId) })
+        .execute();
+      await of.in(trx).jobs.enqueue(`${type}.follow-up`, {});
+    });
+  }
+
+  /** As the fleet would: the lease runs out, a reaper returns the job, the next worker claims it and does the same. */
+  async function recover(lease: Lease, type: string): Promise<void> {
+    await expire(database, [lease.jobId]);
+    await ledger.jobs.reap();
+    await makeDue(database, [lease.jobId]);
+    const [again] = await ledger.jobs.claim({ workerId: "the next", limit: 1, types: [`${type}.step`] });
+    if (again === undefined) return;
+    expect(again.lease).toMatchObject({ jobId: lease.jobId, attempt: 2 });
+    await complete(createLedger({ db: serviceDb(database.pool), notify: false }), again.lease, type);
+  }
+
   async function started(): Promise<{ type: string; lease: Lease }> {
     runs += 1;
     const type = `run-${runs}`;
@@ -126,35 +173,12 @@ describe.each(Object.entries(situations))("%s", (_, { dependents, prepare }) => 
   }
 });
 
-/** The handler: writes to a table of the service's own, enqueues more, and completes its job. */
-async function complete(of: Ledger<Service>, lease: Lease, type: string): Promise<unknown> {
-  return of.jobs.complete(lease, { output: { done: true } }, async (trx) => {
-    await trx
-      .withSchema("public")
-      .insertInto("effects")
-      .values({ run_id: String(lease.workflowRunId) })
-      .execute();
-    await of.in(trx).jobs.enqueue(`${type}.follow-up`, {});
-  });
-}
-
 /** Success is only said of what is committed, and failure only of what is not. */
 async function expectHonest(error: unknown, lease: Lease, type: string): Promise<void> {
   const committed = (await effectsOf(lease)) === 1;
   const unknown = isLedgerError(error) && error.code === "db.commit_unconfirmed";
   if (!unknown) expect({ type, committed }).toEqual({ type, committed: error === null });
   expect((await ledger.jobs.get(lease.jobId, globally)).status).toBe(committed ? "SUCCEEDED" : "LEASED");
-}
-
-/** As the fleet would: the lease runs out, a reaper returns the job, the next worker claims it and does the same. */
-async function recover(lease: Lease, type: string): Promise<void> {
-  await expire(database, [lease.jobId]);
-  await ledger.jobs.reap();
-  await makeDue(database, [lease.jobId]);
-  const [again] = await ledger.jobs.claim({ workerId: "the next", limit: 1, types: [`${type}.step`] });
-  if (again === undefined) return;
-  expect(again.lease).toMatchObject({ jobId: lease.jobId, attempt: 2 });
-  await complete(createLedger({ db: serviceDb(database.pool), notify: false }), again.lease, type);
 }
 
 async function endOf(lease: Lease, type: string, dependents: readonly string[]): Promise<Record<string, unknown>> {
