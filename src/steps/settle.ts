@@ -73,11 +73,12 @@ async function settleApart(
   results: Map<string, SettleResult>,
 ): Promise<void> {
   const [successes, others] = partition(outcomes, isStepSuccess);
-  const ending = [
-    ...(await settleWithoutSteps(executor, others, results)),
-    ...(await settleSuccesses(executor, successes, results)),
-  ];
-  await settleEnding(executor, ending, results);
+  const ends = await settleWithoutSteps(executor, others, results);
+  const runs = new Set(ends.map(({ lease }) => lease.workflowRunId));
+  // All that is settled of a run goes one way, so that its rows are locked and written once.
+  const [together, alone] = partition(successes, ({ lease }) => runs.has(lease.workflowRunId));
+  const heldBack = await settleSuccesses(executor, alone, results);
+  await settleEnding(executor, [...ends, ...together, ...heldBack], results);
 }
 
 /**
