@@ -42,13 +42,12 @@ import { type RecoverRunOptions, type RerunOptions, recoverRun, rerunRun } from 
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
 import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts";
-import { completeJobWith, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
+import { completeJob, completeJobWith, failJob, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
-import { failJob, settled } from "./steps/settle.ts";
 
 export interface LedgerOptions<DB = AnyDatabase> {
   /** The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. */
@@ -198,13 +197,13 @@ class Jobs<DB = AnyDatabase> {
    * });
    * ```
    */
-  async complete(
+  complete(
     lease: Lease,
     success: StepSuccess = {},
     body?: (trx: Transaction<DB>) => Promise<unknown>,
   ): Promise<SettledJob> {
     if (body !== undefined) return completeJobWith(this.#executor, lease, success, body);
-    return settled(await settle(this.#executor, [{ lease, success }]));
+    return completeJob(this.#executor, lease, success);
   }
 
   fail(lease: Lease, failure: Failure): Promise<SettledJob> {

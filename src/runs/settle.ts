@@ -1,11 +1,19 @@
-/** Completing jobs whose steps add further steps to their runs, in the same commit (FEATURES F-W7). */
+/** Settling attempts, whose steps may add further steps to their runs in the same commit (FEATURES F-W7). */
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import { LedgerError } from "../errors.ts";
-import { prepareOutcome, type SettledJob, type Settlement, type SettleResult, type Success } from "../jobs/outcome.ts";
+import type { Lease } from "../jobs/lease.ts";
+import {
+  type Failure,
+  prepareOutcome,
+  type SettledJob,
+  type Settlement,
+  type SettleResult,
+  type Success,
+} from "../jobs/outcome.ts";
 import type { StepOutcome } from "../steps/cascade.ts";
 import { completeWith, type TransactionBody } from "../steps/complete-with.ts";
-import { settleOutcomes } from "../steps/settle.ts";
+import { settled, settleOutcomes } from "../steps/settle.ts";
 import { type AppendRequest, prepareAddition } from "./additions.ts";
 
 /** The attempt succeeded, and its step adds others to the run. */
@@ -20,9 +28,29 @@ export type StepSettlement =
   | { readonly lease: Settlement["lease"]; readonly success: StepSuccess };
 
 /**
- * Settles attempts as `settleJobs` does, with additions. Throws besides, before anything is written,
- * `workflow.append_not_a_step`, `workflow.invalid_dag_*`, `payload.invalid`; an item whose addition does not fit
- * its run is answered with `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency` or
+ * Completes a job, and with it its step: dependents are released in the same commit. One round trip
+ * where no lock has to be waited for, no dependent is cancelled and nothing is added, else those of `endStepJobs` too.
+ * Throws `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `input.invalid`,
+ * `workflow.append_*`, `workflow.terminal_completion_unsupported_isolation`.
+ */
+export async function completeJob(executor: Executor, lease: Lease, success: StepSuccess): Promise<SettledJob> {
+  return settled(await settle(executor, [{ lease, success }]));
+}
+
+/**
+ * Fails an attempt: the job goes back to PENDING while attempts are left and the kind is retryable,
+ * else it is dead-lettered and its step has FAILED. One round trip, and those of `endStepJobs` when a
+ * step ends. Throws as `completeJob`.
+ */
+export async function failJob(executor: Executor, lease: Lease, failure: Failure): Promise<SettledJob> {
+  return settled(await settle(executor, [{ lease, failure }]));
+}
+
+/**
+ * Settles many attempts of any jobs and runs, each with its own outcome, as `settleOutcomes` does. Bad input of
+ * any item is thrown before anything is written: `payload.not_json`, `input.invalid`, `workflow.append_not_a_step`,
+ * `workflow.invalid_dag_*`, `payload.invalid`. An item whose addition does not fit its run is answered with
+ * `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency` or
  * `workflow.append_duplicate_step_key`, and nothing of it is written.
  */
 export async function settle(executor: Executor, settlements: readonly StepSettlement[]): Promise<SettleResult[]> {
@@ -34,7 +62,7 @@ export async function settle(executor: Executor, settlements: readonly StepSettl
 /** Completes one job in one commit with what `body` writes: see `completeWith`. Throws as `settle` besides. */
 export async function completeJobWith(
   executor: Executor,
-  lease: Settlement["lease"],
+  lease: Lease,
   success: StepSuccess,
   body: TransactionBody,
 ): Promise<SettledJob> {

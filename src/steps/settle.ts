@@ -2,38 +2,30 @@
 import type { Executor } from "../database/executor.ts";
 import { requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
-import { type Lease, leaseKey, leaseLost } from "../jobs/lease.ts";
-import {
-  type Failure,
-  type PreparedOutcome,
-  prepareOutcome,
-  type SettledJob,
-  type Settlement,
-  type SettleResult,
-  type Success,
-} from "../jobs/outcome.ts";
+import { leaseKey, leaseLost } from "../jobs/lease.ts";
+import type { PreparedOutcome, SettledJob, SettleResult } from "../jobs/outcome.ts";
 import { settleAttempts } from "../jobs/settle.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import { advance } from "./advance.ts";
 import { endStepJobs, type StepOutcome } from "./cascade.ts";
 
 /**
- * Completes a job, and with it its step: dependents are released in the same commit. One round trip
- * where no lock has to be waited for and no dependent is cancelled, else those of `endStepJobs` too. Throws
- * `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `input.invalid`,
- * `workflow.terminal_completion_unsupported_isolation`.
+ * Settles many attempts of any jobs and runs and answers in their order; each item has its own
+ * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
+ * a transaction. In a caller's transaction jobs of runs take four more round trips: for its level, a
+ * savepoint, and the bound of the waits. An error that concerns all of a group (the database is gone) is
+ * thrown. Throws `workflow.terminal_completion_unsupported_isolation`.
  */
-export async function completeJob(executor: Executor, lease: Lease, success: Success = {}): Promise<SettledJob> {
-  return settled(await settleJobs(executor, [{ lease, success }]));
-}
-
-/**
- * Fails an attempt: the job goes back to PENDING while attempts are left and the kind is retryable,
- * else it is dead-lettered and its step has FAILED. One round trip, and those of `endStepJobs` when a
- * step ends. Throws as `completeJob`.
- */
-export async function failJob(executor: Executor, lease: Lease, failure: Failure): Promise<SettledJob> {
-  return settled(await settleJobs(executor, [{ lease, failure }]));
+export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
+  const results = new Map<string, SettleResult>();
+  const distinct = eachLeaseOnce(outcomes);
+  const settling = new Set(distinct);
+  if (distinct.some(({ lease }) => lease.workflowRunId !== null)) {
+    await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
+  }
+  const settle = executor.transaction === "none" ? settleApart : settleTogether;
+  await settle(executor, distinct, results);
+  return outcomes.map((outcome) => (settling.has(outcome) ? results.get(keyOf(outcome)) : undefined) ?? lost());
 }
 
 /** The answer of a batch of one. Throws its error. */
@@ -41,29 +33,6 @@ export function settled([result]: readonly SettleResult[]): SettledJob {
   if (result === undefined) throw new LedgerError("input.invalid");
   if (!result.ok) throw result.error;
   return { status: result.status, runAt: result.runAt };
-}
-
-/**
- * Settles many attempts of any jobs and runs and answers in their order; each item has its own
- * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
- * a transaction. In a caller's transaction jobs of runs take four more round trips: for its level, a
- * savepoint, and the bound of the waits. An error that concerns all of a group (the database is gone) is
- * thrown, and so is bad input of any item (`payload.not_json`, `input.invalid`), before anything is written.
- */
-export function settleJobs(executor: Executor, settlements: readonly Settlement[]): Promise<SettleResult[]> {
-  return settleOutcomes(executor, settlements.map(prepareOutcome));
-}
-
-/** The same for outcomes that are checked already, and may add steps to their runs. */
-export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
-  const results = new Map<string, SettleResult>();
-  const distinct = eachLeaseOnce(outcomes);
-  if (distinct.some(({ lease }) => lease.workflowRunId !== null)) {
-    await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
-  }
-  const settle = executor.transaction === "none" ? settleApart : settleTogether;
-  await settle(executor, distinct, results);
-  return outcomes.map((outcome) => (distinct.includes(outcome) ? results.get(keyOf(outcome)) : undefined) ?? lost());
 }
 
 /** Each statement is a transaction of its own, and keeps no lock from the one before. */
