@@ -5,7 +5,7 @@ import type { LedgerError } from "../errors.ts";
 import { cancelRuns } from "./cancel.ts";
 
 /** The reason of a run that was cancelled because of its deadline. */
-export const DEADLINE_EXCEEDED = "workflow.deadline_exceeded";
+const DEADLINE_EXCEEDED = "workflow.deadline_exceeded";
 
 export interface EnforcedDeadlines {
   /** The ids of the runs that were cancelled; the others had ended meanwhile. */

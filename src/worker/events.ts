@@ -1,5 +1,5 @@
 /** What a worker tells about itself. Nothing is written to the console: `onEvent` decides what becomes of it. */
-import type { ClaimedJob, Failure, LedgerError } from "../index.ts";
+import type { ClaimedJob, Failure, LedgerError, TerminalStatus } from "../index.ts";
 
 /** Which attempt an event is about. No payload: events are made to be logged. */
 export interface AttemptView {
@@ -13,7 +13,7 @@ export interface AttemptView {
 }
 
 /** What the worker was doing when an error came. */
-export type Activity = "claim" | "heartbeat" | "settle" | "reap" | "hand_back" | "event_handler";
+export type Activity = "claim" | "heartbeat" | "settle" | "reap" | "timers" | "hand_back" | "event_handler";
 
 export type WorkerEvent =
   /** Jobs came under lease in one claim. */
@@ -39,6 +39,22 @@ export type WorkerEvent =
   | { readonly type: "reaped"; readonly returned: number; readonly deadLettered: number }
   /** A job whose expired lease could not be settled: it is tried again later. */
   | { readonly type: "set_aside"; readonly jobId: string; readonly error: LedgerError }
+  /** A gate that nobody completed in its time has ended. */
+  | {
+      readonly type: "gate_expired";
+      readonly runId: string;
+      readonly stepKey: string;
+      readonly status: TerminalStatus;
+    }
+  /** A run that had not ended by its deadline was cancelled. */
+  | { readonly type: "deadline_exceeded"; readonly runId: string }
+  /** A gate that could not be expired, or with `stepKey` null a run that could not be cancelled: it is tried again later. */
+  | {
+      readonly type: "timer_set_aside";
+      readonly runId: string;
+      readonly stepKey: string | null;
+      readonly error: LedgerError;
+    }
   /** Something failed. `fatal: false`: it is tried again. `fatal: true`: the worker stops and `done` rejects. */
   | { readonly type: "error"; readonly during: Activity; readonly error: unknown; readonly fatal: boolean }
   /** The worker has stopped; `abandoned` handlers had not returned and are left to the reaper. */

@@ -30,8 +30,9 @@ export interface WorkerOptions {
   /** Who claims, 1 to 512 bytes; must differ between workers that live at the same time. Default: host, process and a random part. */
   readonly workerId?: string;
   /**
-   * Whether this worker settles leases that have expired, of any worker, and how often about, in milliseconds.
-   * Some worker or process must. Default: true, every 15 000.
+   * Whether this worker settles leases that have expired, of any worker, and fires the timers of any run (gates that
+   * expire, deadlines), and how often about it looks, in milliseconds. A timer that it has seen fires on time, one
+   * that began since at most this much late. Some worker or process must. Default: true, every 15 000.
    */
   readonly reap?: boolean | { readonly intervalMs: number };
   /** Told of what happens, at once and in order. Must not throw: that would be a crash of the worker. */

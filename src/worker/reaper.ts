@@ -13,7 +13,7 @@ export async function reapOnce(ledger: Ledger, emit: Emit, intervalMs: number): 
   return returned + deadLettered + setAside.length >= BATCH ? 0 : jittered(intervalMs);
 }
 
-/** A quarter more or less, so that the workers of a fleet do not reap in step. */
-function jittered(ms: number): number {
+/** A quarter more or less, so that the workers of a fleet do not work in step. */
+export function jittered(ms: number): number {
   return ms * (0.75 + Math.random() / 2);
 }

@@ -11,6 +11,7 @@ import { reapOnce } from "./reaper.ts";
 import { Settler } from "./settler.ts";
 import { Slots } from "./slots.ts";
 import { StopClock } from "./stop-clock.ts";
+import { fireTimersOnce } from "./timers.ts";
 
 export interface StopOptions {
   /**
@@ -25,6 +26,8 @@ export interface StopOptions {
 const DEFAULT_TIMEOUT_MS = 30_000;
 const DEFAULT_GRACE_MS = 2_000;
 const HAND_BACK_TRIES = 4;
+/** The first look for timers costs little, and says when the next is due. */
+const FIRST_TIMERS_MS = 1_000;
 const MAX_STOP_MS = 2 ** 31 - 1;
 
 /** Makes a worker. Nothing is sent before `start()`. Throws `config.invalid`. */
@@ -35,8 +38,8 @@ export function createWorker(options: WorkerOptions): Worker {
 /**
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
- * It uses up to ten connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
- * four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
+ * It uses up to eleven connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
+ * one to fire timers, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
  * `pg` whose connection breaks while it is in use ends the process unless somebody listens:
  * `pool.on("connect", (client) => client.on("error", () => {}))`.
  *
@@ -63,6 +66,7 @@ export class Worker {
   readonly #claimLoop: Loop;
   readonly #heartLoop: Loop;
   readonly #reapLoop: Loop;
+  readonly #timerLoop: Loop;
   #state: "new" | "running" | "stopping" | "stopped" = "new";
   #crash: { readonly error: unknown } | undefined;
   #unsubscribe: (() => void) | null = null;
@@ -109,8 +113,10 @@ export class Worker {
     const crash = (error: unknown, activity: Activity) => this.#crashed(error, activity);
     this.#claimLoop = new Loop({ activity: "claim", turn: () => this.#claims.turn(), emit, crash });
     this.#heartLoop = new Loop({ activity: "heartbeat", turn: () => this.#heart.beat(), emit, crash });
-    const reap = () => reapOnce(ledger, emit, reapIntervalMs ?? Number.POSITIVE_INFINITY);
-    this.#reapLoop = new Loop({ activity: "reap", turn: reap, emit, crash });
+    const intervalMs = reapIntervalMs ?? Number.POSITIVE_INFINITY;
+    this.#reapLoop = new Loop({ activity: "reap", turn: () => reapOnce(ledger, emit, intervalMs), emit, crash });
+    const fireTimers = () => fireTimersOnce(ledger, emit, intervalMs);
+    this.#timerLoop = new Loop({ activity: "timers", turn: fireTimers, emit, crash });
   }
 
   /** The name in this worker's leases. */
@@ -129,8 +135,10 @@ export class Worker {
     this.#claimLoop.wake();
     this.#heartLoop.wake(this.#heart.intervalMs);
     this.#leaseWatch = setInterval(() => this.#heart.loseEnded(), this.#heart.intervalMs);
+    if (reapIntervalMs === null) return;
     // Anywhere in the first interval, so that a fleet that starts together does not reap together.
-    if (reapIntervalMs !== null) this.#reapLoop.wake(reapIntervalMs * Math.random());
+    this.#reapLoop.wake(reapIntervalMs * Math.random());
+    this.#timerLoop.wake(Math.min(reapIntervalMs, FIRST_TIMERS_MS) * Math.random());
   }
 
   /**
@@ -162,14 +170,14 @@ export class Worker {
 
   async #windDown(): Promise<void> {
     try {
-      const reaped = this.#reapLoop.stop();
+      const swept = [this.#reapLoop.stop(), this.#timerLoop.stop()];
       const waiting = this.#slots.close();
       await this.#claimLoop.stop();
       // A claim that was under way may have brought more.
       const late = this.#slots.close();
       const unstarted = [...waiting, ...late].map(({ job }) => job);
       await Promise.all([
-        reaped,
+        ...swept,
         handBack(
           { ledger: this.#settings.ledger, emit: this.#emit },
           [...unstarted, ...this.#claims.takeUnprepared()],
@@ -189,7 +197,7 @@ export class Worker {
     const abandoned = this.#slots.running();
     this.#clock.clear();
     clearInterval(this.#leaseWatch);
-    for (const loop of [this.#claimLoop, this.#heartLoop, this.#reapLoop]) void loop.stop();
+    for (const loop of [this.#claimLoop, this.#heartLoop, this.#reapLoop, this.#timerLoop]) void loop.stop();
     for (const attempt of abandoned) attempt.abandon();
     this.#settler.abandon();
     this.#emit({ type: "stopped", abandoned: abandoned.map(({ view }) => view) });
