@@ -46,6 +46,7 @@ import { completeJob, completeJobWith, failJob, type StepSettlement, type StepSu
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
+import { listOpenGates, type OpenGatesOptions, type OpenGatesPage } from "./steps/gates.ts";
 import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
 
@@ -346,6 +347,11 @@ class Steps {
   /** Completes an external gate. */
   complete(runId: string, stepKey: string, completion: ExternalCompletion): Promise<CompletedStep> {
     return completeExternalStep(this.#executor, runId, stepKey, completion);
+  }
+
+  /** The gates that wait for somebody, in pages. */
+  openGates(options: OpenGatesOptions): Promise<OpenGatesPage> {
+    return listOpenGates(this.#executor, options);
   }
 
   /** What each claimed job that is a step finds of its prerequisites, by job id. */

@@ -84,11 +84,16 @@ export function validName(value: unknown, argument: string): string {
 }
 
 /** An optional integer of the int4 range, or null. */
-export function validInteger(value: unknown, argument: string, minimum: number): number | null {
+export function validInteger(
+  value: unknown,
+  argument: string,
+  minimum: number,
+  maximum: number = MAX_INT4,
+): number | null {
   if (value === undefined || value === null) return null;
-  if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > MAX_INT4) {
+  if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > maximum) {
     throw new LedgerError("input.invalid", {
-      message: `${argument} must be an integer from ${minimum} to ${MAX_INT4}.`,
+      message: `${argument} must be an integer from ${minimum} to ${maximum}.`,
     });
   }
   return value;

@@ -11,7 +11,7 @@ import { isTerminalOutcome, type TerminalStatus } from "../steps/resolve.ts";
 import { enforceDeadlines } from "./deadlines.ts";
 
 export interface FireTimersOptions {
-  /** At most this many gates, and as many runs. Default 200. */
+  /** At most this many gates, and as many runs, 1 to 10 000. Default 200. */
   readonly limit?: number;
 }
 
@@ -42,6 +42,7 @@ export interface SetAsideTimer {
 }
 
 const DEFAULT_LIMIT = 200;
+const MAX_LIMIT = 10_000;
 /** Who is in the way of a timer is not waited for as long as for anybody else: the others are due too. */
 const LOCK_WAIT_MS = 250;
 
@@ -51,7 +52,7 @@ const LOCK_WAIT_MS = 250;
  * `db.*` when the database is gone, `input.invalid`, `workflow.fire_timers_unsupported_isolation`.
  */
 export async function fireTimers(executor: Executor, options: FireTimersOptions = {}): Promise<FiredTimers> {
-  const limit = validInteger(options.limit, "limit", 1) ?? DEFAULT_LIMIT;
+  const limit = validInteger(options.limit, "limit", 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
   await requireReadCommitted(executor, "workflow.fire_timers_unsupported_isolation");
   const { gates, runIds, next } = await lookedUp(executor, limit);
   const impatient = hurried(executor);

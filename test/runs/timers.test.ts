@@ -1,9 +1,8 @@
 /** What is due is found by one cheap look, which also says when to look again (FEATURES F-W6, F-W12). */
 import { afterEach, describe, expect, test } from "@jest/globals";
-import { Kysely, PostgresDialect } from "kysely";
-import { createLedger } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
+import { planOf } from "../support/explain.ts";
 import { codeOf, graphOf, ledgerOf, TestRun } from "./fixtures.ts";
 import { deadlineIsPast, gatesAreDue, startExpiring } from "./timed.ts";
 
@@ -95,7 +94,7 @@ describe("the next time", () => {
 });
 
 describe("refused", () => {
-  test.each([0, -1, 1.5, "10" as never])("is a limit of %p, before anything is sent", async (limit) => {
+  test.each([0, -1, 1.5, 10_001, "10" as never])("is a limit of %p, before anything is sent", async (limit) => {
     const { result, statements } = await database.record(() => codeOf(ledger.runs.fireTimers({ limit })));
 
     expect(result).toBe("input.invalid");
@@ -128,8 +127,8 @@ test("looking costs one statement, and reads a few pages of two indexes however 
   expect(result).toMatchObject({ expiredGates: [], canceledRuns: [], setAside: [] });
   expect(statements).toHaveLength(1);
 
-  for (const plan of ["force_generic_plan", "force_custom_plan"]) {
-    const { scans, buffers } = await explainedLook(plan);
+  for (const mode of ["force_generic_plan", "force_custom_plan"] as const) {
+    const { scans, buffers } = await planOf(database, mode, (l) => l.runs.fireTimers());
     expect(scans).toEqual([
       "Index Only Scan workflow_runs_deadline",
       "Index Only Scan workflow_steps_expiring_gates",
@@ -139,42 +138,3 @@ test("looking costs one statement, and reads a few pages of two indexes however 
     expect(buffers).toBeLessThan(20);
   }
 });
-
-interface PlanNode {
-  readonly "Node Type": string;
-  readonly "Index Name"?: string;
-  readonly "Shared Hit Blocks": number;
-  readonly "Shared Read Blocks": number;
-  readonly Plans?: readonly PlanNode[];
-}
-
-/** The look as it is sent, explained: its scans by name, and the pages that it touched. */
-async function explainedLook(planCacheMode: string) {
-  const sent: { sql: string; parameters: readonly unknown[] }[] = [];
-  const db = new Kysely<unknown>({
-    dialect: new PostgresDialect({ pool: database.pool }),
-    log: ({ query }) => {
-      sent.push({ sql: query.sql, parameters: query.parameters });
-    },
-  });
-  await createLedger({ db }).runs.fireTimers();
-  const [look] = sent;
-  if (look === undefined) throw new Error("nothing was sent");
-  const client = await database.connect();
-  await client.query(`set plan_cache_mode = ${planCacheMode}`);
-  await client.query(`prepare look as ${look.sql}`);
-  const { rows } = await client.query(
-    `explain (analyze, buffers, format json) execute look(${look.parameters.join(", ")})`,
-  );
-  const [{ Plan: plan }] = rows[0]["QUERY PLAN"];
-  const scans = flattened(plan).filter(
-    (node) => node["Node Type"].includes("Scan") && !node["Node Type"].includes("CTE"),
-  );
-  const own = scans.map((node) => `${node["Node Type"]} ${node["Index Name"] ?? ""}`.trim());
-  const buffers = scans.reduce((sum, node) => sum + node["Shared Hit Blocks"] + node["Shared Read Blocks"], 0);
-  return { scans: own.filter((scan) => !scan.startsWith("Subquery")).sort(), buffers };
-}
-
-function flattened(node: PlanNode): PlanNode[] {
-  return [node, ...(node.Plans ?? []).flatMap(flattened)];
-}
