@@ -173,9 +173,10 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     11,
   ],
   [
-    "enforce a deadline",
+    "enforce the deadlines of five runs",
     async () => {
-      await deadlineIsPast(database, await TestRun.start(database, ledger, { a: [] }, { deadlineSeconds: 60 }));
+      const late = () => TestRun.start(database, ledger, { a: [], b: ["a"] }, { deadlineSeconds: 60 });
+      await deadlineIsPast(database, ...(await Promise.all(Array.from({ length: 5 }, late))));
       return (l) => l.runs.fireTimers();
     },
     15,
