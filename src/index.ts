@@ -84,6 +84,11 @@ export type { ExpiredGate, FiredTimers, FireTimersOptions, SetAsideTimer } from 
 export type { AppendedStep } from "./steps/append.ts";
 export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
 export type { OpenGate, OpenGatesOptions, OpenGatesPage } from "./steps/gates.ts";
-export type { PrerequisiteOutputs } from "./steps/outputs.ts";
+export type {
+  PrerequisiteFailure,
+  PrerequisiteFailures,
+  PrerequisiteOutputs,
+  Prerequisites,
+} from "./steps/prerequisites.ts";
 export type { Reaped, ReapOptions } from "./steps/reap.ts";
 export type { TerminalStatus } from "./steps/resolve.ts";

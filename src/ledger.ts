@@ -47,7 +47,7 @@ import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { listOpenGates, type OpenGatesOptions, type OpenGatesPage } from "./steps/gates.ts";
-import { type PrerequisiteOutputs, prerequisiteOutputs } from "./steps/outputs.ts";
+import { type Prerequisites, prerequisites } from "./steps/prerequisites.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
 
 export interface LedgerOptions<DB = AnyDatabase> {
@@ -354,9 +354,9 @@ class Steps {
     return listOpenGates(this.#executor, options);
   }
 
-  /** What each claimed job that is a step finds of its prerequisites, by job id. */
-  prerequisiteOutputs(jobs: readonly ClaimedJob[]): Promise<Map<string, PrerequisiteOutputs>> {
-    return prerequisiteOutputs(this.#executor, jobs);
+  /** What the prerequisites of each claimed job that is a step came to, by job id. */
+  prerequisites(jobs: readonly ClaimedJob[]): Promise<Map<string, Prerequisites>> {
+    return prerequisites(this.#executor, jobs);
   }
 }
 

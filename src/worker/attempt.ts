@@ -6,7 +6,7 @@ import {
   type Failure,
   type Ledger,
   LedgerError,
-  type PrerequisiteOutputs,
+  type Prerequisites,
   type StepSuccess,
   WorkflowAddition,
 } from "../index.ts";
@@ -33,7 +33,7 @@ export interface AttemptHost {
 export interface AttemptParts {
   readonly job: ClaimedJob;
   readonly handler: Handler;
-  readonly prerequisites: PrerequisiteOutputs;
+  readonly prerequisites: Prerequisites;
   /** By the process's own monotonic clock, and never later than the database's idea of it. */
   readonly leaseEndsAt: number;
 }
@@ -43,7 +43,7 @@ export class Attempt {
   readonly view: AttemptView;
   readonly claimedAt = performance.now();
   readonly #handler: Handler;
-  readonly #prerequisites: PrerequisiteOutputs;
+  readonly #prerequisites: Prerequisites;
   readonly #host: AttemptHost;
   readonly #controller = new AbortController();
   readonly #additions: AppendRequest[] = [];
@@ -155,7 +155,8 @@ export class Attempt {
     const { jobs } = this.#host.ledger;
     return {
       payload: job.payload,
-      prerequisites: this.#prerequisites,
+      prerequisites: this.#prerequisites.outputs,
+      failures: this.#prerequisites.failures,
       signal: this.#controller.signal,
       attempt: lease.attempt,
       checkpoint: job.checkpoint,

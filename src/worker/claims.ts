@@ -6,7 +6,7 @@ import { viewOf } from "./events.ts";
 import type { Settings } from "./options.ts";
 import type { Slots } from "./slots.ts";
 
-/** Jobs of one claim whose prerequisites' outputs are not loaded yet. */
+/** Jobs of one claim whose prerequisites are not loaded yet. */
 interface Unprepared {
   readonly jobs: readonly ClaimedJob[];
   readonly leaseEndsAt: number;
@@ -28,8 +28,8 @@ export class Claims {
   }
 
   /**
-   * One claim; nothing is sent when there is no room. One round trip, and one more for the prerequisites'
-   * outputs of all claimed jobs when any is a step. Answers when to claim again: at once while claims come
+   * One claim; nothing is sent when there is no room. One round trip, and one more for the prerequisites
+   * of all claimed jobs when any is a step. Answers when to claim again: at once while claims come
    * back full.
    */
   async turn(): Promise<number> {
@@ -60,17 +60,17 @@ export class Claims {
     return jobs;
   }
 
-  // Claims whose outputs cannot be loaded are kept for the next turn: giving them back would need the same database.
+  // Claims whose prerequisites cannot be loaded are kept for the next turn: giving them back would need the same database.
   async #prepare(): Promise<void> {
     const { ledger, handlers } = this.#settings;
     const claim = this.#unprepared;
     if (claim === undefined) return;
-    const outputs = await ledger.steps.prerequisiteOutputs(claim.jobs);
+    const found = await ledger.steps.prerequisites(claim.jobs);
     this.#unprepared = undefined;
     const attempts = claim.jobs.map((job) => {
       const handler = handlers.get(job.type);
       if (handler === undefined) throw new LedgerError("worker.no_handler", { details: { type: job.type } });
-      const prerequisites = outputs.get(job.lease.jobId) ?? {};
+      const prerequisites = found.get(job.lease.jobId) ?? { outputs: {}, failures: {} };
       return new Attempt({ job, handler, prerequisites, leaseEndsAt: claim.leaseEndsAt }, this.#host);
     });
     this.#slots.add(attempts);

@@ -9,6 +9,7 @@ import {
   type LogLine,
   type OutputOf,
   type PayloadOf,
+  type PrerequisiteFailures,
   type PrerequisiteOutputs,
   type PrerequisitesOf,
   parsed,
@@ -25,6 +26,8 @@ export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOut
    * graph's builder checks that a step has what its definition asks for; a job enqueued alone has none.
    */
   readonly prerequisites: Prerequisites;
+  /** Why the others of the prerequisites, those that the step depends on ON_TERMINAL, did not succeed, by step key. */
+  readonly failures: PrerequisiteFailures;
   /** Aborted with a `JobAborted` reason. A handler that stops because of it must throw: a return is a success. */
   readonly signal: AbortSignal;
   /** 1 for the first attempt. */

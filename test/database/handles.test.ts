@@ -49,11 +49,11 @@ test("a workflow's outputs keep their keys through CamelCasePlugin", async () =>
   const one = await claimedOne(ledger, "plugin-step");
   await ledger.jobs.complete(one.lease, { output: payload });
   const two = await claimedOne(ledger, "plugin-step");
-  const outputs = await ledger.steps.prerequisiteOutputs([two]);
+  const found = await ledger.steps.prerequisites([two]);
   await ledger.jobs.complete(two.lease, { output: payload });
 
   expect(one.payload).toEqual(payload);
-  expect(outputs.get(two.lease.jobId)).toMatchObject({ first_step: payload });
+  expect(found.get(two.lease.jobId)).toEqual({ outputs: { first_step: payload }, failures: {} });
   expect(await ledger.runs.getResult(id, { scope: globally })).toEqual(payload);
 });
 

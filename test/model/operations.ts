@@ -152,7 +152,9 @@ async function claimed(ledger: Ledger, { workerId, limit, types }: ClaimGiven, m
 }
 
 async function shownClaims(ledger: Ledger, jobs: readonly ClaimedJob[]) {
-  return { claimed: jobs.map(shownClaim), outputs: Object.fromEntries(await ledger.steps.prerequisiteOutputs(jobs)) };
+  const found = [...(await ledger.steps.prerequisites(jobs))];
+  const outputs = Object.fromEntries(found.map(([jobId, { outputs }]) => [jobId, outputs]));
+  return { claimed: jobs.map(shownClaim), outputs };
 }
 
 function expectedClaims(model: Model, { workerId, limit, types }: ClaimGiven) {

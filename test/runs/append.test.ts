@@ -65,7 +65,7 @@ describe("from outside, while a gate is open", () => {
     await run.succeed("d");
     await ledger.steps.complete(run.id, "gate", { ...globally, output: 3 });
     const c = await run.claim("c");
-    expect((await ledger.steps.prerequisiteOutputs([c])).get(c.lease.jobId)).toEqual({ b: 2, gate: 3 });
+    expect((await ledger.steps.prerequisites([c])).get(c.lease.jobId)?.outputs).toEqual({ b: 2, gate: 3 });
     await ledger.jobs.complete(c.lease);
     expect((await run.state()).run).toBe("SUCCEEDED");
     expect(await ledger.runs.getStatus(run.id, globally.scope)).toMatchObject({ stepCount: 5, openCount: 0 });
@@ -269,7 +269,7 @@ describe("with the end of a running step", () => {
     await run.succeed("x", 1);
     await run.succeed("y", 2);
     const join = await run.claim("join");
-    expect((await ledger.steps.prerequisiteOutputs([join])).get(join.lease.jobId)).toEqual({ x: 1, y: 2 });
+    expect((await ledger.steps.prerequisites([join])).get(join.lease.jobId)?.outputs).toEqual({ x: 1, y: 2 });
   });
 
   test("a run whose last step adds another does not end in between", async () => {

@@ -74,8 +74,8 @@ describe("a map step", () => {
     }
 
     const end = await run.claim("end");
-    const outputs = await ledger.steps.prerequisiteOutputs([end]);
-    expect(outputs.get(end.lease.jobId)).toEqual({ each: [{ was: "a" }, null, { was: "c" }] });
+    const found = await ledger.steps.prerequisites([end]);
+    expect(found.get(end.lease.jobId)?.outputs).toEqual({ each: [{ was: "a" }, null, { was: "c" }] });
     expect(await run.statuses()).toMatchObject({ each: "SUCCEEDED", end: "ENQUEUED" });
   });
 

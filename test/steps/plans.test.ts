@@ -114,7 +114,7 @@ test("prerequisites' outputs and a run's status are read by index", async () => 
   const jobs = await ledger.jobs.claim({ workerId: "w", limit: 3, types: ["plans.root"] });
   await database.pool.query("vacuum (analyze) runledger.workflow_steps, runledger.workflow_step_dependencies");
   sent = [];
-  await ledger.steps.prerequisiteOutputs(jobs);
+  await ledger.steps.prerequisites(jobs);
   await ledger.runs.getStatus(id, globally.scope);
   await ledger.runs.getResult(id, globally).catch(() => {});
 

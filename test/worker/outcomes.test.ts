@@ -272,14 +272,43 @@ test("a step finds the outputs of its prerequisites, and jobs without steps cost
   });
 
   expect(await ledger.runs.getResult(run.id, { scope: everywhere })).toBe(11);
-  expect(statements.filter((text) => text.includes("prerequisite_outputs"))).toHaveLength(2);
+  expect(statements.filter((text) => text.includes("step_prerequisites"))).toHaveLength(2);
 
   const alone = await database.record(async () => {
     await ledger.jobs.enqueue(count, { of: "plums" });
     const worker = await startWorker({ ledger, handlers: [handle(count, () => ({ count: 1 }))] });
     await worker.event("succeeded");
   });
-  expect(alone.statements.filter((text) => text.includes("prerequisite_outputs"))).toHaveLength(0);
+  expect(alone.statements.filter((text) => text.includes("step_prerequisites"))).toHaveLength(0);
+});
+
+test("a step that runs after a failed prerequisite is told why it failed", async () => {
+  const graph = new WorkflowBuilder("told");
+  const charge = graph.job("charge", "told.charge", {}, { maxAttempts: 1 });
+  const reserve = graph.job("reserve", "told.reserve", {});
+  graph.job("undo", "told.undo", {}, { onTerminal: [charge, reserve] });
+  const run = await ledger.runs.enqueue(graph.build());
+
+  const worker = await startWorker({
+    ledger,
+    handlers: [
+      handle("told.charge", () => {
+        throw new TerminalError("card.declined", "The card was declined.");
+      }),
+      handle("told.reserve", () => "three"),
+      handle("told.undo", ({ prerequisites, failures }) => ({ prerequisites, failures })),
+    ],
+  });
+
+  await worker.event("succeeded", ({ job }) => job.type === "told.undo");
+
+  const { steps } = await ledger.runs.get(run.id, everywhere);
+  expect(steps.find(({ key }) => key === "undo")?.output).toEqual({
+    prerequisites: { reserve: "three" },
+    failures: {
+      charge: { status: "FAILED", errorCode: "card.declined", errorMessage: "The card was declined.", reason: null },
+    },
+  });
 });
 
 test("outcomes of the same moment are stored by one statement", async () => {

@@ -1,5 +1,11 @@
 import { expect, test } from "@jest/globals";
-import { defineJob, type JsonValue, type PrerequisiteOutputs, typed } from "../../src/index.ts";
+import {
+  defineJob,
+  type JsonValue,
+  type PrerequisiteFailure,
+  type PrerequisiteOutputs,
+  typed,
+} from "../../src/index.ts";
 import { handle } from "../../src/worker/index.ts";
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -62,9 +68,10 @@ test("without types a definition promises nothing and takes any output", () => {
 });
 
 test("a plain type has a JSON payload", () => {
-  handle("plain", ({ payload, prerequisites }) => {
+  handle("plain", ({ payload, prerequisites, failures }) => {
     same<typeof payload, JsonValue>(true);
     same<typeof prerequisites, PrerequisiteOutputs>(true);
+    same<typeof failures.any, PrerequisiteFailure | undefined>(true);
   });
   expect(() => handle(" ", () => {})).toThrow(expect.objectContaining({ code: "config.invalid" }));
 });

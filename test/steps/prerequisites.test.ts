@@ -1,7 +1,8 @@
-/** A handler finds its prerequisites' outputs, read once for a whole batch of claims (FEATURES F-W5). */
+/** A handler finds what its prerequisites came to, read once for a whole batch of claims (FEATURES F-W5). */
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { expectInvariants } from "../invariants.ts";
 import { globally, ledgerOf, TestRun } from "../runs/fixtures.ts";
+import { gatesAreDue, startExpiring } from "../runs/timed.ts";
 import { createTestDatabase } from "../support/database.ts";
 
 const database = await createTestDatabase({ max: 4 });
@@ -9,9 +10,13 @@ const ledger = ledgerOf(database);
 
 afterEach(() => expectInvariants(database));
 
-async function outputsOf(run: TestRun, key: string) {
+async function found(run: TestRun, key: string) {
   const job = await run.claim(key);
-  return (await ledger.steps.prerequisiteOutputs([job])).get(job.lease.jobId);
+  return (await ledger.steps.prerequisites([job])).get(job.lease.jobId);
+}
+
+async function outputsOf(run: TestRun, key: string) {
+  return (await found(run, key))?.outputs;
 }
 
 describe("a handler finds", () => {
@@ -66,11 +71,11 @@ describe("a handler finds", () => {
     });
     for (const name of names) await run.succeed(name, { of: name });
 
-    const found = await outputsOf(run, "end");
+    const outputs = await outputsOf(run, "end");
 
-    expect(Object.keys(found ?? {}).sort()).toEqual([...names].sort());
-    for (const name of names) expect(Object.getOwnPropertyDescriptor(found, name)?.value).toEqual({ of: name });
-    expect(Object.getPrototypeOf(found)).toBe(Object.prototype);
+    expect(Object.keys(outputs ?? {}).sort()).toEqual([...names].sort());
+    for (const name of names) expect(Object.getOwnPropertyDescriptor(outputs, name)?.value).toEqual({ of: name });
+    expect(Object.getPrototypeOf(outputs)).toBe(Object.prototype);
   });
 
   test("numbers, strings and depths as they were given", async () => {
@@ -79,6 +84,71 @@ describe("a handler finds", () => {
     await run.succeed("a", output);
 
     expect(await outputsOf(run, "end")).toEqual({ a: output });
+  });
+});
+
+describe("a handler finds why a prerequisite did not succeed", () => {
+  test("when its job failed, or it was cancelled with what it needed", async () => {
+    const run = await TestRun.start(database, ledger, {
+      bad: [],
+      sad: ["bad"],
+      good: [],
+      end: ["bad?", "sad?", "good?"],
+    });
+    await run.fail("bad");
+    await run.succeed("good", 1);
+
+    expect(await found(run, "end")).toEqual({
+      outputs: { good: 1 },
+      failures: {
+        bad: { status: "FAILED", errorCode: "test.failed", errorMessage: "It failed.", reason: null },
+        sad: {
+          status: "CANCELED",
+          errorCode: "workflow.dependency_unsatisfied",
+          errorMessage: null,
+          reason: null,
+        },
+      },
+    });
+  });
+
+  test.each([
+    ["FAILED", "workflow.external_failed"],
+    ["CANCELED", "workflow.external_canceled"],
+  ] as const)("when somebody completed its gate as %s, with the reason", async (outcome, errorCode) => {
+    const run = await TestRun.start(database, ledger, { gate: [], end: ["gate?"] });
+    await ledger.steps.complete(run.id, "gate", { ...globally, outcome, reason: "not this year" });
+
+    expect(await found(run, "end")).toEqual({
+      outputs: {},
+      failures: { gate: { status: outcome, errorCode, errorMessage: null, reason: "not this year" } },
+    });
+  });
+
+  test("when its gate expired", async () => {
+    const run = await startExpiring(database, ledger, { gate: [], end: ["gate?"] });
+    await gatesAreDue(database, run);
+    await ledger.runs.fireTimers();
+
+    expect((await found(run, "end"))?.failures).toEqual({
+      gate: { status: "FAILED", errorCode: "workflow.external_expired", errorMessage: null, reason: "expired" },
+    });
+  });
+
+  test("under keys that objects have already", async () => {
+    const names = ["__proto__", "constructor"];
+    const run = await TestRun.start(database, ledger, {
+      ...Object.fromEntries(names.map((name) => [name, []])),
+      end: names.map((name) => `${name}?`),
+    });
+    for (const name of names) await run.fail(name);
+
+    const failures = (await found(run, "end"))?.failures ?? {};
+
+    expect(Object.keys(failures).sort()).toEqual(names);
+    for (const name of names) {
+      expect(Object.getOwnPropertyDescriptor(failures, name)?.value).toMatchObject({ errorCode: "test.failed" });
+    }
   });
 });
 
@@ -92,20 +162,22 @@ describe("a batch of claims", () => {
     const types = [...runs.map((run) => `${run.type}.end`), "not-a-step"];
     const jobs = await ledger.jobs.claim({ workerId: "w", limit: 100, types });
 
-    const { result, statements } = await database.record(() => ledger.steps.prerequisiteOutputs(jobs));
+    const { result, statements } = await database.record(() => ledger.steps.prerequisites(jobs));
 
     expect(statements).toHaveLength(1);
     expect(jobs).toHaveLength(21);
     expect(result.size).toBe(20);
     const byType = new Map(jobs.map((job) => [job.type, result.get(job.lease.jobId)]));
-    expect(runs.map((run) => byType.get(`${run.type}.end`))).toEqual(runs.map((_, n) => ({ a: n })));
+    expect(runs.map((run) => byType.get(`${run.type}.end`))).toEqual(
+      runs.map((_, n) => ({ outputs: { a: n }, failures: {} })),
+    );
   });
 
   test("without steps is no query", async () => {
     await ledger.jobs.enqueue("plain", {});
     const jobs = await ledger.jobs.claim({ workerId: "w", limit: 1, types: ["plain"] });
 
-    const { result, statements } = await database.record(() => ledger.steps.prerequisiteOutputs(jobs));
+    const { result, statements } = await database.record(() => ledger.steps.prerequisites(jobs));
 
     expect([...result]).toEqual([]);
     expect(statements).toEqual([]);

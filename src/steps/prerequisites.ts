@@ -1,0 +1,85 @@
+/** Data between steps: what a step's prerequisites came to, read once for a whole claim batch (FEATURES F-W5). */
+import { sql } from "kysely";
+import type { JsonValue } from "../database/column-types.ts";
+import type { Executor } from "../database/executor.ts";
+import { fromJson } from "../database/json.ts";
+import { rowsOf } from "../database/parameters.ts";
+import { reading } from "../database/statement.ts";
+import type { ClaimedJob } from "../jobs/claim.ts";
+
+/** The outputs of the prerequisites that succeeded, by step key. */
+export type PrerequisiteOutputs = Readonly<Record<string, JsonValue | null>>;
+
+/** Why a prerequisite did not succeed. */
+export interface PrerequisiteFailure {
+  readonly status: "FAILED" | "CANCELED";
+  readonly errorCode: string | null;
+  readonly errorMessage: string | null;
+  /** What whoever completed the gate gave as the reason. */
+  readonly reason: string | null;
+}
+
+/** The prerequisites that ended without success, by step key. A step runs after them only where it depends ON_TERMINAL. */
+export type PrerequisiteFailures = Readonly<Partial<Record<string, PrerequisiteFailure>>>;
+
+/** What the prerequisites of one step came to. */
+export interface Prerequisites {
+  readonly outputs: PrerequisiteOutputs;
+  readonly failures: PrerequisiteFailures;
+}
+
+/**
+ * What the prerequisites of each claimed job that is a step came to, by job id. One round trip for all of
+ * them, none when no job is a step.
+ */
+export async function prerequisites(
+  executor: Executor,
+  jobs: readonly ClaimedJob[],
+): Promise<Map<string, Prerequisites>> {
+  const steps = jobs.flatMap(({ lease, workflowStepId }) =>
+    lease.workflowRunId === null || workflowStepId === null
+      ? []
+      : [{ jobId: lease.jobId, runId: lease.workflowRunId, stepId: workflowStepId }],
+  );
+  if (steps.length === 0) return new Map();
+  const rows = await ended.execute(executor, {
+    jobIds: steps.map(({ jobId }) => jobId),
+    runIds: steps.map(({ runId }) => runId),
+    stepIds: steps.map(({ stepId }) => stepId),
+  });
+  const byJob = new Map<string, Prerequisites>(steps.map(({ jobId }) => [jobId, { outputs: {}, failures: {} }]));
+  for (const row of rows) {
+    const found = byJob.get(row.job_id);
+    if (found === undefined) continue;
+    if (row.status === "SUCCEEDED") define(found.outputs, row.step_key, fromJson(row.output));
+    else if (row.status === "FAILED" || row.status === "CANCELED") {
+      const { status, error_code: errorCode, error_message: errorMessage, reason } = row;
+      define(found.failures, row.step_key, { status, errorCode, errorMessage, reason });
+    }
+  }
+  return byJob;
+}
+
+/** Not by assignment, because a step may be called __proto__. */
+function define(object: object, key: string, value: unknown): void {
+  Object.defineProperty(object, key, { value, enumerable: true });
+}
+
+const ended = reading("step_prerequisites", { jobIds: "uuid[]", runIds: "uuid[]", stepIds: "uuid[]" }, (db, p) =>
+  db
+    .selectFrom(rowsOf("claimed", { job_id: p.jobIds, run_id: p.runIds, step_id: p.stepIds }))
+    .innerJoin("workflow_step_dependencies as d", "d.step_id", "claimed.step_id")
+    .innerJoin("workflow_steps as s", (join) =>
+      join.onRef("s.run_id", "=", "d.run_id").onRef("s.id", "=", "d.prerequisite_id"),
+    )
+    .where("s.status", "in", ["SUCCEEDED", "FAILED", "CANCELED"])
+    .select([
+      "claimed.job_id",
+      "s.step_key",
+      "s.status",
+      "s.error_code",
+      "s.error_message",
+      "s.reason",
+      sql<string | null>`case when s.status = 'SUCCEEDED' then s.output::text end`.as("output"),
+    ]),
+);
