@@ -26,6 +26,23 @@ const late = async (expires: Partial<GateExpiry> = {}, steps: Record<string, str
   await gatesAreDue(database, run);
   return run;
 };
+/** A run whose gate puts out what a map step fans out over. */
+async function mapped(expires: Partial<GateExpiry>): Promise<TestRun> {
+  const { id } = await ledger.runs.enqueue({
+    type: "expiring-map",
+    resultStep: null,
+    steps: [
+      { key: "gate", dependencies: [], expires: { afterSeconds: 60, outcome: "FAILED", ...expires } },
+      {
+        key: "each",
+        job: { type: "expiring-map.each" },
+        map: { over: "gate" },
+        dependencies: [{ key: "gate", kind: "ON_SUCCESS" }],
+      },
+    ],
+  });
+  return new TestRun(database, ledger, id, "expiring-map");
+}
 const seen = (marker: string) => waitForBackend({ client: database.pool, marker });
 const complete = (run: TestRun, completion: object = {}) =>
   ledger.steps.complete(run.id, "gate", { ...globally, ...completion });
@@ -77,6 +94,19 @@ describe("a gate whose time is over", () => {
     expect(await run.state()).toEqual({ run: "SUCCEEDED", steps: { gate: "SUCCEEDED" } });
   });
 
+  test("puts out the array that a map step fans out over", async () => {
+    const run = await mapped({ outcome: "SUCCEEDED", output: ["x", "y"] });
+    await gatesAreDue(database, run);
+    await ledger.runs.fireTimers();
+
+    expect(await run.statuses()).toEqual({
+      gate: "SUCCEEDED",
+      each: "BLOCKED",
+      "each[0]": "ENQUEUED",
+      "each[1]": "ENQUEUED",
+    });
+  });
+
   test("expires once, however many look at the same time", async () => {
     const run = await late();
     const fired = await Promise.all(Array.from({ length: 8 }, () => ledger.runs.fireTimers()));
@@ -101,6 +131,20 @@ describe("a gate whose time is over", () => {
     await kept.commit().execute();
     expect(await run.statuses()).toMatchObject({ gate: "FAILED" });
   });
+});
+
+test.each<[string, Partial<GateExpiry>, string]>([
+  ["no time at all", { afterSeconds: 0 }, "workflow.invalid_dag_step_shape"],
+  ["a time that is no number", { afterSeconds: "60" as never }, "workflow.invalid_dag_step_shape"],
+  ["an endless time", { afterSeconds: Number.POSITIVE_INFINITY }, "input.invalid"],
+  ["an unknown outcome", { outcome: "BLOCKED" as never }, "workflow.invalid_dag_step_shape"],
+  ["an output without success", { outcome: "FAILED", output: 1 }, "workflow.invalid_dag_step_shape"],
+  ["an output that is no JSON", { outcome: "SUCCEEDED", output: 1n }, "payload.not_json"],
+])("an expiry with %s is refused before anything is sent", async (_, expires, code) => {
+  const { result, statements } = await database.record(() => codeOf(start(expires)));
+
+  expect(result).toBe(code);
+  expect(statements).toEqual([]);
 });
 
 describe("a gate is left open", () => {

@@ -1,6 +1,6 @@
 /** Early completion: what comes before the gate opens is kept, if asked for (FEATURES F-W6). */
 import { afterEach, describe, expect, test } from "@jest/globals";
-import type { ExternalCompletion } from "../../src/index.ts";
+import type { ExternalCompletion, StepSpec } from "../../src/index.ts";
 import { runReleaseKey } from "../../src/locks/key.ts";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
 import {
@@ -277,6 +277,25 @@ describe("when its prerequisites have ended", () => {
     expect(await run.statuses()).toMatchObject({ gate: "CANCELED", on: "CANCELED", any: "ENQUEUED" });
     expect(await run.row("gate")).toMatchObject({ error_code: "workflow.dependency_unsatisfied" });
     expect(await codeOf(keep(run, { output: 1 }))).toBe(conflictingOutcome);
+  });
+
+  test("what the gate kept is what a map step fans out over", async () => {
+    const steps: StepSpec[] = [
+      { key: "a", job: { type: "kept-map.a", payload: null }, dependencies: [] },
+      { key: "gate", dependencies: [{ key: "a", kind: "ON_SUCCESS" }] },
+      {
+        key: "each",
+        job: { type: "kept-map.each" },
+        map: { over: "gate" },
+        dependencies: [{ key: "gate", kind: "ON_SUCCESS" }],
+      },
+    ];
+    const { id } = await ledger.runs.enqueue({ type: "kept-map", steps, resultStep: null });
+    const run = new TestRun(database, ledger, id, "kept-map");
+    await keep(run, { output: [1, 2, 3] });
+    await run.succeed("a");
+
+    expect(await run.statuses()).toMatchObject({ gate: "SUCCEEDED", each: "BLOCKED", "each[2]": "ENQUEUED" });
   });
 
   test("gates in a row end one after the other, and with the last step the run", async () => {
