@@ -135,37 +135,41 @@ export async function lockRunForShare(executor: Executor, runId: string, scope: 
   return decodeRunStatus(row.status);
 }
 
-type Tables = ExpressionBuilder<LedgerTables, never>;
+type Tables = ExpressionBuilder<LedgerTables, never> | QueryCreator<LedgerTables>;
 
 function oneOf(column: string, { runIds }: RunPlaceholders): RawBuilder<boolean> {
   return sql<boolean>`${sql.ref(column)} = any(${runIds})`;
 }
 
+/**
+ * Steps of those of the runs that are in scope. Runs, and jobs below, come as arrays: whatever the planner
+ * thinks of their number, each is found by its key. Joined, the list of ids does not even reach the runs.
+ */
+function ofRuns(tables: Tables, p: RunPlaceholders): RawBuilder<boolean> {
+  const runs = tables
+    .selectFrom("workflow_runs as r")
+    .select("r.id")
+    .where(oneOf("r.id", p))
+    .where(inScope("r.organization_id", p));
+  return sql<boolean>`s.run_id = any(array(${runs}))`;
+}
+
 function liveStepJobs(tables: Tables, p: RunPlaceholders) {
+  const jobs = tables
+    .selectFrom("workflow_steps as s")
+    .select("s.job_id")
+    .where("s.status", "in", ["ENQUEUED", "RUNNING"])
+    .where(ofRuns(tables, p));
   return tables
     .selectFrom("job_queue as q")
     .select("q.id")
-    .where("q.id", "in", (eb) =>
-      eb
-        .selectFrom("workflow_steps as s")
-        .innerJoin("workflow_runs as r", "r.id", "s.run_id")
-        .select("s.job_id")
-        .where(oneOf("s.run_id", p))
-        .where("s.status", "in", ["ENQUEUED", "RUNNING"])
-        .where(inScope("r.organization_id", p)),
-    )
+    .where(sql<boolean>`q.id = any(array(${jobs}))`)
     .orderBy("q.id")
     .forUpdate("q");
 }
 
-function stepsOfRuns(tables: Tables | QueryCreator<LedgerTables>, p: RunPlaceholders) {
-  return tables
-    .selectFrom("workflow_steps as s")
-    .innerJoin("workflow_runs as r", "r.id", "s.run_id")
-    .where(oneOf("s.run_id", p))
-    .where(inScope("r.organization_id", p))
-    .orderBy("s.id")
-    .forUpdate("s");
+function stepsOfRuns(tables: Tables, p: RunPlaceholders) {
+  return tables.selectFrom("workflow_steps as s").where(ofRuns(tables, p)).orderBy("s.id").forUpdate("s");
 }
 
 // Counted outside of the locking query, which may not aggregate: ten thousand ids stay on the server. Through a

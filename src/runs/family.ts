@@ -23,7 +23,8 @@ export function liveIds(members: readonly FamilyMember[]): string[] {
   return members.filter(({ status }) => !isTerminalRun(status)).map(({ id }) => id);
 }
 
-// A run that has ended has no live child, so the walk goes down from live runs only.
+// A run that has ended has no live child, so the walk goes down from live runs only. OFFSET keeps the planner
+// from reading all child runs there are: each parent's are found by index.
 const family = reading("find_workflow_run_family", { runIds: "uuid[]", ...scopeParameters }, (db, p) => {
   const requested = (id: string) => sql<boolean>`${sql.ref(id)} = any(${p.runIds})`;
   return db
@@ -36,11 +37,20 @@ const family = reading("find_workflow_run_family", { runIds: "uuid[]", ...scopeP
         .union((union) =>
           union
             .selectFrom("family as f")
-            .innerJoin("workflow_runs as r", "r.parent_run_id", "f.id")
+            .innerJoinLateral(
+              (eb) =>
+                eb
+                  .selectFrom("workflow_runs as r")
+                  .whereRef("r.parent_run_id", "=", "f.id")
+                  .where("r.ended_at", "is", null)
+                  .where(inScope("r.organization_id", p))
+                  .select(["r.id", "r.status"])
+                  .offset(sql.lit(0))
+                  .as("child"),
+              (join) => join.onTrue(),
+            )
             .where("f.live", "=", true)
-            .where("r.ended_at", "is", null)
-            .where(inScope("r.organization_id", p))
-            .select(["r.id", "r.status", sql<boolean>`true`.as("live")]),
+            .select(["child.id", "child.status", sql<boolean>`true`.as("live")]),
         ),
     )
     .selectFrom("family as f")
