@@ -13,13 +13,16 @@ export interface ListenConnection {
 /** Makes a connection of its own for LISTEN: never one of a pool, and not through a transaction pooler. */
 export type ListenSource = () => ListenConnection;
 
-/** Called with an announcement's payload, or with null after a gap in which announcements may have been lost. */
+/**
+ * Called with an announcement's payload; with null once the channel is listened to, at first and after a loss:
+ * what was announced before has not been heard.
+ */
 export type NotificationHandler = (payload: string | null) => void;
 
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 10_000;
 
-/** Connects again after a loss, with growing delays, and then tells every subscriber to look for itself. */
+/** Connects again after a loss, with growing delays. Who comes to a channel, or comes back to it, is told to look for itself. */
 export class Listener {
   readonly #source: ListenSource;
   readonly #onError: (error: unknown) => void;
@@ -38,29 +41,25 @@ export class Listener {
     subscriptions.add(subscription);
     this.#subscriptions.set(channel, subscriptions);
     this.#session ??= new Session(this.#source, this.#deliver, this.#onError);
-    this.#session.listen(channel);
+    // In the next turn, as for those who have to wait: not before the caller knows what it subscribed to.
+    if (this.#session.listen(channel)) queueMicrotask(() => this.#tell(channel, subscription, null));
     return () => this.#unsubscribe(channel, subscription);
   }
 
-  /** Resolves when the connection listens to every channel subscribed so far, or has failed to for the first time. */
-  async ready(): Promise<void> {
-    await this.#session?.ready();
-  }
-
-  readonly #deliver = (channel: string | null, payload: string | null): void => {
-    const sets =
-      channel === null
-        ? [...this.#subscriptions.values()]
-        : [this.#subscriptions.get(channel) ?? new Set<Subscription>()];
-    for (const { handler } of sets.flatMap((subscriptions) => [...subscriptions])) {
-      // Neither the other subscribers nor the connection may suffer from one that throws.
-      try {
-        handler(payload);
-      } catch (error) {
-        this.#onError(error);
-      }
-    }
+  readonly #deliver = (channel: string, payload: string | null): void => {
+    for (const subscription of [...(this.#subscriptions.get(channel) ?? [])])
+      this.#tell(channel, subscription, payload);
   };
+
+  /** Neither the other subscribers nor the connection may suffer from a handler that throws. */
+  #tell(channel: string, subscription: Subscription, payload: string | null): void {
+    if (!this.#subscriptions.get(channel)?.has(subscription)) return;
+    try {
+      subscription.handler(payload);
+    } catch (error) {
+      this.#onError(error);
+    }
+  }
 
   #unsubscribe(channel: string, subscription: Subscription): void {
     const subscriptions = this.#subscriptions.get(channel);
@@ -80,9 +79,11 @@ interface Subscription {
 /** The life of the connection from the first subscriber to the last. */
 class Session {
   readonly #source: ListenSource;
-  readonly #deliver: (channel: string | null, payload: string | null) => void;
+  readonly #deliver: (channel: string, payload: string | null) => void;
   readonly #onError: (error: unknown) => void;
   readonly #channels = new Set<string>();
+  /** Those for which LISTEN is in force. */
+  readonly #heard = new Set<string>();
   #connection: ListenConnection | undefined;
   #attempt: Promise<void>;
   #failures = 0;
@@ -91,7 +92,7 @@ class Session {
 
   constructor(
     source: ListenSource,
-    deliver: (channel: string | null, payload: string | null) => void,
+    deliver: (channel: string, payload: string | null) => void,
     onError: (error: unknown) => void,
   ) {
     this.#source = source;
@@ -101,15 +102,13 @@ class Session {
     this.#attempt = Promise.resolve().then(() => this.#connect());
   }
 
-  listen(channel: string): void {
-    if (this.#channels.has(channel)) return;
+  /** Returns whether the channel is listened to already. */
+  listen(channel: string): boolean {
+    if (this.#channels.has(channel)) return this.#heard.has(channel);
     this.#channels.add(channel);
     const connection = this.#connection;
-    if (connection) this.#attempt = this.#attempt.then(() => this.#run(connection, channel));
-  }
-
-  ready(): Promise<void> {
-    return this.#attempt;
+    if (connection) this.#attempt = this.#attempt.then(() => this.#addTo(connection, channel));
+    return false;
   }
 
   close(): void {
@@ -134,8 +133,7 @@ class Session {
         return;
       }
       this.#connection = connection;
-      for (const channel of [...this.#channels]) await connection.query(`listen ${quoted(channel)}`);
-      if (this.#failures > 0) this.#deliver(null, null);
+      for (const channel of [...this.#channels]) await this.#hear(connection, channel);
       this.#failures = 0;
     } catch (error) {
       this.#connection ??= connection;
@@ -152,14 +150,22 @@ class Session {
     }
   }
 
-  async #run(connection: ListenConnection, channel: string): Promise<void> {
+  async #addTo(connection: ListenConnection, channel: string): Promise<void> {
     if (connection !== this.#connection) return;
-    await connection.query(`listen ${quoted(channel)}`).catch((error: unknown) => this.#lost(connection, error));
+    await this.#hear(connection, channel).catch((error: unknown) => this.#lost(connection, error));
+  }
+
+  async #hear(connection: ListenConnection, channel: string): Promise<void> {
+    await connection.query(`listen ${quoted(channel)}`);
+    if (connection !== this.#connection) return;
+    this.#heard.add(channel);
+    this.#deliver(channel, null);
   }
 
   #lost(connection: ListenConnection, error: unknown): void {
     if (this.#closed || connection !== this.#connection) return;
     this.#connection = undefined;
+    this.#heard.clear();
     connection.end().catch(() => {
       // It is lost already; the error that matters is reported.
     });

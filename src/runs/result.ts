@@ -82,22 +82,23 @@ const read = reading("get_workflow_result", { id: "uuid", ...scopeParameters }, 
 
 /** Announcements that concern one run, one waiter at a time. */
 class Changes {
-  readonly listening: boolean;
   readonly #unsubscribe: () => void;
+  #listening = false;
   #announced = false;
   #wake: (() => void) | undefined;
 
   constructor(listener: Listener | null, channel: string, runId: string) {
-    this.listening = listener !== null;
     this.#unsubscribe =
       listener?.subscribe(channel, (payload) => {
-        // Without a payload after a gap: anything may have been announced meanwhile.
+        // Null when the channel begins to be listened to: the run may have ended since the last look.
+        if (payload === null) this.#listening = true;
         if (payload === null || payload === runId) this.#announce();
       }) ?? (() => {});
-    // What was announced before LISTEN is lost, so LISTEN itself counts as an announcement: the run may
-    // have ended since the first look. It is not waited for; the connection may never be made.
-    const announce = () => this.#announce();
-    listener?.ready().then(announce, announce);
+  }
+
+  /** Whether announcements have been heard from some time on; a connection may never be made. */
+  get listening(): boolean {
+    return this.#listening;
   }
 
   #announce(): void {

@@ -1,5 +1,5 @@
 /** One LISTEN connection for a process: shared, made anew after a loss, gone with its last subscriber. */
-import { expect, test } from "@jest/globals";
+import { describe, expect, test } from "@jest/globals";
 import pg from "pg";
 import { Listener } from "../../src/database/listener.ts";
 import { createLedger } from "../../src/index.ts";
@@ -12,96 +12,152 @@ const NAME = "listener-under-test";
 
 test("many subscribers share one connection, and each hears its own channel", async () => {
   const { listener } = listening();
-  const heard: string[] = [];
-  const ends = ["a", "a", "b"].map((channel, n) =>
-    listener.subscribe(channel, (payload) => heard.push(`${n}${payload}`)),
-  );
-  await listener.ready();
+  const subscriptions = ["a", "a", "b"].map((channel) => subscribed(listener, channel));
+  await Promise.all(subscriptions.map(({ told }) => told()));
 
   await database.pool.query("select pg_notify('a', '!'), pg_notify('b', '?')");
-  await until(() => heard.length >= 3);
+  await until(() => subscriptions.every(({ heard }) => heard.length > 1));
 
-  expect(heard.sort()).toEqual(["0!", "1!", "2?"]);
+  expect(subscriptions.map(({ heard }) => heard)).toEqual([
+    [null, "!"],
+    [null, "!"],
+    [null, "?"],
+  ]);
   expect(await connections()).toHaveLength(1);
-  for (const end of ends) end();
+  for (const { end } of subscriptions) end();
   await until(async () => (await connections()).length === 0);
 });
 
 test("a channel that is subscribed later is listened to on the same connection", async () => {
   const { listener, made } = listening();
-  const end = listener.subscribe("early", () => {});
-  await listener.ready();
-  const heard: (string | null)[] = [];
-  const endLate = listener.subscribe("late", (payload) => heard.push(payload));
-  await listener.ready();
+  const early = subscribed(listener, "early");
+  await early.told();
+  const late = subscribed(listener, "late");
+  await late.told();
 
   await database.pool.query("select pg_notify('late', 'x')");
-  await until(() => heard.length > 0);
+  await until(() => late.heard.length > 1);
 
-  expect(heard).toEqual(["x"]);
+  expect(late.heard).toEqual([null, "x"]);
+  expect(early.heard).toEqual([null]);
   expect(made()).toBe(1);
-  end();
-  endLate();
+  early.end();
+  late.end();
+});
+
+describe("null tells a subscriber to look for itself", () => {
+  test("once the channel is listened to: what is announced after it is heard, what came before is not", async () => {
+    const { listener } = listening();
+    await database.pool.query("select pg_notify('a', 'before')");
+    const { heard, told, end } = subscribed(listener, "a");
+    expect(heard).toEqual([]);
+    await told();
+    await database.pool.query("select pg_notify('a', 'after')");
+    await until(() => heard.length > 1);
+
+    expect(heard).toEqual([null, "after"]);
+    end();
+  });
+
+  test("at once, and after subscribe has returned, when the channel is listened to already", async () => {
+    const { listener } = listening();
+    const first = subscribed(listener, "a");
+    await first.told();
+    const second = subscribed(listener, "a");
+    const heardAtOnce = [...second.heard];
+    await Promise.resolve();
+
+    expect(heardAtOnce).toEqual([]);
+    expect(second.heard).toEqual([null]);
+    expect(first.heard).toEqual([null]);
+    first.end();
+    second.end();
+  });
+
+  test("once, however many come before there is a connection", async () => {
+    const { listener } = listening();
+    const all = Array.from({ length: 5 }, () => subscribed(listener, "a"));
+    await Promise.all(all.map(({ told }) => told()));
+    await database.pool.query("select pg_notify('a', 'last')");
+    await until(() => all.every(({ heard }) => heard.includes("last")));
+
+    expect(all.map(({ heard }) => heard)).toEqual(all.map(() => [null, "last"]));
+    for (const { end } of all) end();
+  });
+
+  test("not when it has left before", async () => {
+    const { listener } = listening();
+    const stays = subscribed(listener, "a");
+    const leaves = subscribed(listener, "a");
+    leaves.end();
+    await stays.told();
+    const leavesAtOnce = subscribed(listener, "a");
+    leavesAtOnce.end();
+    await Promise.resolve();
+
+    expect([...leaves.heard, ...leavesAtOnce.heard]).toEqual([]);
+    stays.end();
+  });
 });
 
 test("the connection goes when the last subscriber does, not before", async () => {
   const { listener } = listening();
-  const endOne = listener.subscribe("a", () => {});
-  const endTwo = listener.subscribe("b", () => {});
-  await listener.ready();
+  const [one, two] = [subscribed(listener, "a"), subscribed(listener, "b")];
+  await Promise.all([one.told(), two.told()]);
 
-  endOne();
-  endOne();
+  one.end();
+  one.end();
   expect(await connections()).toHaveLength(1);
-  endTwo();
+  two.end();
   await until(async () => (await connections()).length === 0);
 });
 
 test("whoever comes after the last gets a new connection", async () => {
   const { listener, made } = listening();
-  const end = listener.subscribe("a", () => {});
-  await listener.ready();
-  end();
-  const heard: (string | null)[] = [];
-  const endAgain = listener.subscribe("a", (payload) => heard.push(payload));
-  await listener.ready();
+  const before = subscribed(listener, "a");
+  await before.told();
+  before.end();
+  const again = subscribed(listener, "a");
+  await again.told();
 
   await database.pool.query("select pg_notify('a', 'again')");
-  await until(() => heard.length > 0);
+  await until(() => again.heard.length > 1);
 
   expect(made()).toBe(2);
-  endAgain();
+  expect(before.heard).toEqual([null]);
+  again.end();
 });
 
 test("a subscription that ends before there is a connection leaves none", async () => {
-  const { listener } = listening();
-  const end = listener.subscribe("a", () => {});
-  const ready = listener.ready();
+  const { listener, made } = listening();
+  const { heard, end } = subscribed(listener, "a");
+  await until(() => made() === 1);
   end();
-  await ready;
 
   await until(async () => (await connections()).length === 0);
+  expect(heard).toEqual([]);
 });
 
 test("a lost connection is made again, and every subscriber is told of the gap by null", async () => {
   const { listener, errors } = listening();
-  const heard: (string | null)[] = [];
-  const ends = ["a", "b"].map((channel) => listener.subscribe(channel, (payload) => heard.push(payload)));
-  await listener.ready();
+  const both = ["a", "b"].map((channel) => subscribed(listener, channel));
+  await Promise.all(both.map(({ told }) => told()));
   const before = await connections();
 
   await database.pool.query("select pg_terminate_backend($1)", [before[0]]);
-  await until(() => heard.length === 2);
+  await Promise.all(both.map(({ told }) => told(2)));
 
-  expect(heard).toEqual([null, null]);
+  expect(both.map(({ heard }) => heard)).toEqual([
+    [null, null],
+    [null, null],
+  ]);
   expect(errors.length).toBeGreaterThan(0);
   const after = await connections();
   expect(after).toHaveLength(1);
   expect(after).not.toEqual(before);
   await database.pool.query("select pg_notify('a', 'after'), pg_notify('b', 'after')");
-  await until(() => heard.length === 4);
-  expect(heard.slice(2)).toEqual(["after", "after"]);
-  for (const end of ends) end();
+  await until(() => both.every(({ heard }) => heard.includes("after")));
+  for (const { end } of both) end();
 });
 
 test("a server that is away at first is tried again until it is there", async () => {
@@ -139,23 +195,22 @@ test("a source that throws is reported and tried again", async () => {
 
 test("a handler that throws does not keep the announcement from the others", async () => {
   const { listener, errors } = listening();
-  const heard: (string | null)[] = [];
   const endBad = listener.subscribe("a", () => {
     throw new RangeError("the handler's own");
   });
-  const endGood = listener.subscribe("a", (payload) => heard.push(payload));
-  await listener.ready();
+  const good = subscribed(listener, "a");
+  await good.told();
 
   await database.pool.query("select pg_notify('a', 'one')");
-  await until(() => heard.length === 1);
+  await until(() => good.heard.includes("one"));
   const [pid] = await connections();
   await database.pool.query("select pg_terminate_backend($1)", [pid]);
-  await until(() => heard.length === 2);
+  await good.told(2);
 
-  expect(heard).toEqual(["one", null]);
-  expect(errors.filter((error) => error instanceof RangeError)).toHaveLength(2);
+  expect(good.heard).toEqual([null, "one", null]);
+  expect(errors.filter((error) => error instanceof RangeError)).toHaveLength(3);
   endBad();
-  endGood();
+  good.end();
 });
 
 test("one handler in two subscriptions stays until both have ended", async () => {
@@ -164,13 +219,13 @@ test("one handler in two subscriptions stays until both have ended", async () =>
   const handler = (payload: string | null) => heard.push(payload);
   const endOne = listener.subscribe("a", handler);
   const endTwo = listener.subscribe("a", handler);
-  await listener.ready();
+  await until(() => heard.length === 2);
 
   endOne();
   await database.pool.query("select pg_notify('a', 'x')");
-  await until(() => heard.length > 0);
+  await until(() => heard.length > 2);
 
-  expect(heard).toEqual(["x"]);
+  expect(heard).toEqual([null, null, "x"]);
   endTwo();
   await until(async () => (await connections()).length === 0);
 });
@@ -180,7 +235,7 @@ test("the ledger announces runnable jobs once a statement, and not those of the 
   const quiet = createLedger({ db: database.db, notify: false });
   const heard: (string | null)[] = [];
   const end = ledger.onJobs((payload) => heard.push(payload));
-  await until(async () => (await listeningTo()).includes("runledger_jobs"));
+  await until(() => heard.length > 0);
 
   await quiet.jobs.enqueue("announced", {});
   await ledger.jobs.enqueue("announced", {}, { runAt: "2100-01-01T00:00:00Z" });
@@ -188,7 +243,7 @@ test("the ledger announces runnable jobs once a statement, and not those of the 
   await database.pool.query("select pg_notify('runledger_jobs', 'last')");
   await until(() => heard.includes("last"));
 
-  expect(heard).toEqual(["", "last"]);
+  expect(heard).toEqual([null, "", "last"]);
   end?.();
   expect(createLedger({ db: database.db }).onJobs(() => {})).toBeNull();
 });
@@ -207,21 +262,20 @@ function listening(instead: () => pg.Client | undefined = () => undefined) {
   return { listener: new Listener(source, (error) => errors.push(error)), errors, made: () => count };
 }
 
+/** A subscription with what it heard; `told` resolves when it was told by null to look, for the first or nth time. */
+function subscribed(listener: Listener, channel: string) {
+  const heard: (string | null)[] = [];
+  const end = listener.subscribe(channel, (payload) => heard.push(payload));
+  const told = (times = 1) => until(() => heard.filter((payload) => payload === null).length >= times);
+  return { heard, end, told };
+}
+
 async function connections(): Promise<number[]> {
   const { rows } = await database.pool.query<{ pid: number }>(
     "select pid from pg_stat_activity where application_name = $1 and datname = current_database()",
     [NAME],
   );
   return rows.map(({ pid }) => pid);
-}
-
-/** The last statement of the LISTEN connections: the channels that they have got to. */
-async function listeningTo(): Promise<string> {
-  const { rows } = await database.pool.query<{ query: string }>(
-    "select query from pg_stat_activity where application_name = $1 and state = 'idle' and datname = current_database()",
-    [NAME],
-  );
-  return rows.map(({ query }) => query).join();
 }
 
 async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
