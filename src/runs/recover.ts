@@ -8,7 +8,13 @@ import type { JsonText } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
 import { writing } from "../database/statement.ts";
-import { decodeRunStatus, isTerminalRun, type RunStatus, type StepStatus } from "../database/statuses.ts";
+import {
+  type DependencyKind,
+  decodeRunStatus,
+  isTerminalRun,
+  type RunStatus,
+  type StepStatus,
+} from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
@@ -172,7 +178,7 @@ async function copied(trx: Executor, request: RenewalRequest, renewal: Renewal):
 }
 
 /** New ids are in the order of the old ones. */
-function stepsOf({ steps, open, waiting, errored }: Renewal) {
+function stepsOf({ steps, edges, open, waiting, errored }: Renewal) {
   const stepIds = newIds(steps.length);
   const idOf = new Map(steps.map(({ step }, place) => [step.id, stepIds[place] ?? ""]));
   const newIdOf = (id: string | null) => (id === null ? null : (idOf.get(id) ?? null));
@@ -188,6 +194,9 @@ function stepsOf({ steps, open, waiting, errored }: Renewal) {
     unsatisfieds: steps.map(({ unsatisfiedCount }) => unsatisfiedCount),
     dependents: steps.map(({ dependentCount }) => dependentCount),
     itemCounts: steps.map(({ itemCount }) => itemCount),
+    prerequisiteIds: edges.map(({ prerequisiteId }) => idOf.get(prerequisiteId) ?? ""),
+    dependentIds: edges.map(({ stepId }) => idOf.get(stepId) ?? ""),
+    edgeKinds: edges.map(({ kind }) => kind),
     stepCount: steps.length,
     open,
     waiting,
@@ -214,6 +223,9 @@ const copyParameters = {
   unsatisfieds: "int4[]",
   dependents: "int4[]",
   itemCounts: "int4?[]",
+  prerequisiteIds: "uuid[]",
+  dependentIds: "uuid[]",
+  edgeKinds: "text[]",
   stepCount: "int4",
   open: "int4",
   waiting: "int4",
@@ -253,6 +265,7 @@ const end = [
 ] as const;
 
 // The key is taken first: an insert waits for another session's insert of the same key, and the rest follows it.
+// No two lists are joined: the planner takes them for short, and would compare each with each.
 const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
   db
     .with("taken", (qb) =>
@@ -404,15 +417,13 @@ const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
         .columns(["run_id", "prerequisite_id", "step_id", "kind"])
         .expression((eb) =>
           eb
-            .selectFrom("workflow_step_dependencies as d")
-            .innerJoin("plan as before", "before.old_id", "d.prerequisite_id")
-            .innerJoin("plan as after", "after.old_id", "d.step_id")
-            .where("d.run_id", "=", p.sourceId)
+            .selectFrom(rowsOf("e", { prerequisite_id: p.prerequisiteIds, step_id: p.dependentIds, kind: p.edgeKinds }))
+            .innerJoin("taken", (join) => join.onTrue())
             .select([
               sql<string>`${p.id}`.as("run_id"),
-              "before.step_id as prerequisite_id",
-              "after.step_id",
-              "d.kind",
+              "e.prerequisite_id",
+              "e.step_id",
+              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
             ]),
         ),
     )

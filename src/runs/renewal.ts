@@ -4,6 +4,7 @@
  */
 import type { StepStatus } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
+import type { Edge } from "../steps/resolve.ts";
 import { counterOf } from "../steps/run-status.ts";
 import type { PlacedStep, RunStructure } from "./structure.ts";
 
@@ -22,6 +23,8 @@ export interface RenewedStep {
 export interface Renewal {
   /** In id order. */
   readonly steps: readonly RenewedStep[];
+  /** Between these steps, by their old ids. */
+  readonly edges: readonly Edge[];
   readonly open: number;
   readonly waiting: number;
   readonly errored: number;
@@ -98,19 +101,25 @@ function renewed({ steps, edges }: RunStructure, anew: ReadonlySet<string>, empt
       .filter(({ mapStepId }) => mapStepId === null || !emptied.has(mapStepId))
       .map((step) => [step.id, new Draft(step, anew.has(step.id), emptied.has(step.id))]),
   );
+  const kept: Edge[] = [];
   const mapStepOf = new Map(steps.map(({ id, mapStepId }) => [id, mapStepId]));
-  for (const { prerequisiteId, stepId, kind } of edges) {
+  for (const edge of edges) {
+    const { prerequisiteId, stepId, kind } = edge;
     const [prerequisite, dependent] = [drafts.get(prerequisiteId), drafts.get(stepId)];
     if (dependent === undefined) continue;
     if (prerequisite === undefined) {
       if (mapStepOf.get(prerequisiteId) === stepId) continue;
       throw new LedgerError("workflow.rerun_item_needed", { details: { stepKey: dependent.step.key } });
     }
+    kept.push(edge);
     prerequisite.dependents += 1;
     if (prerequisite.anew) dependent.pending += 1;
     else if (kind === "ON_SUCCESS" && prerequisite.step.status !== "SUCCEEDED") dependent.unsatisfied += 1;
   }
-  return tallied([...drafts.values()].map(({ result }) => result));
+  return tallied(
+    [...drafts.values()].map(({ result }) => result),
+    kept,
+  );
 }
 
 class Draft {
@@ -147,11 +156,11 @@ class Draft {
   }
 }
 
-function tallied(steps: readonly RenewedStep[]): Renewal {
+function tallied(steps: readonly RenewedStep[], edges: readonly Edge[]): Renewal {
   const counts = { open: 0, waiting: 0, errored: 0 };
   for (const { status } of steps) {
     const counter = counterOf(status);
     if (counter !== null) counts[counter] += 1;
   }
-  return { steps, ...counts };
+  return { steps, edges, ...counts };
 }
