@@ -119,6 +119,19 @@ describe("a retry", () => {
     ]);
   });
 
+  test("gives the job a run number that it never had, whatever the ledger has kept of it", async () => {
+    const [forgotten, continued] = [await failed(), await failed()];
+    await database.pool.query("delete from runledger.job_ledger where workflow_run_id = $1", [forgotten.id]);
+    await database.pool.query("update runledger.job_ledger set run_number = 5 where workflow_run_id = $1", [
+      continued.id,
+    ]);
+    await retry(forgotten);
+    await retry(continued);
+
+    expect((await forgotten.claim("a")).lease.runNumber).toBe(2);
+    expect((await continued.claim("a")).lease.runNumber).toBe(6);
+  });
+
   test("does not wait for the delay of a step again", async () => {
     const run = await failed();
     await database.pool.query("update runledger.workflow_steps set delay_seconds = 3600 where run_id = $1", [run.id]);
