@@ -250,22 +250,34 @@ describe("a retry", () => {
     expect((await run.state()).run).toBe("SUCCEEDED");
   });
 
-  test("keeps an early completion of a gate that never opened", async () => {
-    const run = await failed({ a: [], gate: ["a"] });
-    await database.pool.query(
-      `update runledger.workflow_steps set kept_outcome = 'FAILED', reason = 'early', completed_by = 'ops'
-       where run_id = $1 and step_key = 'gate'`,
-      [run.id],
-    );
+  test.each(["SUCCEEDED", "FAILED"] as const)(
+    "keeps an early completion as %s of a gate that never opened",
+    async (outcome) => {
+      const run = await start({ a: [], gate: ["a"], after: ["gate?"] });
+      const early = { outcome, reason: "early", completedBy: "ops", ...(outcome === "SUCCEEDED" ? { output: 1 } : {}) };
+      await ledger.steps.complete(run.id, "gate", { ...globally, ...early, keep: true });
+      const before = await run.row("gate");
+      await run.fail("a");
+      await run.succeed("after");
+      expect(await run.row("gate")).toMatchObject({ status: "CANCELED" });
+      await retry(run);
+      expect(await run.row("gate")).toEqual(before);
+
+      await run.succeed("a");
+      expect(await run.row("gate")).toMatchObject({ status: outcome, reason: "early", completed_by: "ops" });
+      expect((await run.state()).run).toBe(outcome === "SUCCEEDED" ? "SUCCEEDED" : "COMPLETED_WITH_ERRORS");
+    },
+  );
+
+  test("of a gate that was completed early opens it", async () => {
+    const run = await start({ a: [], gate: ["a"] });
+    await ledger.steps.complete(run.id, "gate", { ...globally, outcome: "FAILED", keep: true });
+    await run.succeed("a");
     await retry(run);
 
-    expect(await run.row("gate")).toMatchObject({
-      status: "BLOCKED",
-      kept_outcome: "FAILED",
-      reason: "early",
-      completed_by: "ops",
-      error_code: "workflow.external_failed",
-    });
+    expect(await run.row("gate")).toMatchObject({ status: "WAITING_FOR_EXTERNAL", kept_outcome: null });
+    await ledger.steps.complete(run.id, "gate", globally);
+    expect((await run.state()).run).toBe("SUCCEEDED");
   });
 
   test("drops a deadline that has passed, and keeps one that has not", async () => {
