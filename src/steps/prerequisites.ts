@@ -37,14 +37,11 @@ export async function prerequisites(
   jobs: readonly ClaimedJob[],
 ): Promise<Map<string, Prerequisites>> {
   const steps = jobs.flatMap(({ lease, workflowStepId }) =>
-    lease.workflowRunId === null || workflowStepId === null
-      ? []
-      : [{ jobId: lease.jobId, runId: lease.workflowRunId, stepId: workflowStepId }],
+    lease.workflowRunId === null || workflowStepId === null ? [] : [{ jobId: lease.jobId, stepId: workflowStepId }],
   );
   if (steps.length === 0) return new Map();
   const rows = await ended.execute(executor, {
     jobIds: steps.map(({ jobId }) => jobId),
-    runIds: steps.map(({ runId }) => runId),
     stepIds: steps.map(({ stepId }) => stepId),
   });
   const byJob = new Map<string, Prerequisites>(steps.map(({ jobId }) => [jobId, { outputs: {}, failures: {} }]));
@@ -65,14 +62,39 @@ function define(object: object, key: string, value: unknown): void {
   Object.defineProperty(object, key, { value, enumerable: true });
 }
 
-const ended = reading("step_prerequisites", { jobIds: "uuid[]", runIds: "uuid[]", stepIds: "uuid[]" }, (db, p) =>
+// OFFSET 0 keeps the planner from starting at the other end, with every step that has ended.
+const ended = reading("step_prerequisites", { jobIds: "uuid[]", stepIds: "uuid[]" }, (db, p) =>
   db
-    .selectFrom(rowsOf("claimed", { job_id: p.jobIds, run_id: p.runIds, step_id: p.stepIds }))
-    .innerJoin("workflow_step_dependencies as d", "d.step_id", "claimed.step_id")
-    .innerJoin("workflow_steps as s", (join) =>
-      join.onRef("s.run_id", "=", "d.run_id").onRef("s.id", "=", "d.prerequisite_id"),
+    .selectFrom(rowsOf("claimed", { job_id: p.jobIds, step_id: p.stepIds }))
+    .innerJoinLateral(
+      (eb) =>
+        eb
+          .selectFrom("workflow_step_dependencies as edge")
+          .whereRef("edge.step_id", "=", "claimed.step_id")
+          .select(["edge.run_id", "edge.prerequisite_id"])
+          .offset(sql.lit(0))
+          .as("d"),
+      (join) => join.onTrue(),
     )
-    .where("s.status", "in", ["SUCCEEDED", "FAILED", "CANCELED"])
+    .innerJoinLateral(
+      (eb) =>
+        eb
+          .selectFrom("workflow_steps as step")
+          .whereRef("step.run_id", "=", "d.run_id")
+          .whereRef("step.id", "=", "d.prerequisite_id")
+          .where("step.status", "in", ["SUCCEEDED", "FAILED", "CANCELED"])
+          .select([
+            "step.step_key",
+            "step.status",
+            "step.error_code",
+            "step.error_message",
+            "step.reason",
+            "step.output",
+          ])
+          .offset(sql.lit(0))
+          .as("s"),
+      (join) => join.onTrue(),
+    )
     .select([
       "claimed.job_id",
       "s.step_key",

@@ -99,7 +99,7 @@ describe("recover", () => {
       payload: { key: "a" },
       lease: { runNumber: 1, attempt: 1, workflowRunId: fresh.id },
     });
-    expect((await ledger.steps.prerequisiteOutputs([claimed])).get(claimed.lease.jobId)).toEqual({
+    expect((await ledger.steps.prerequisites([claimed])).get(claimed.lease.jobId)?.outputs).toEqual({
       ok: { kept: true },
     });
     await ledger.jobs.complete(claimed.lease);
