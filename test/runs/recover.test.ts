@@ -588,7 +588,7 @@ describe("recover and rerun", () => {
     expect(await recovering).toMatchObject({ disposition: "inserted" });
   });
 
-  test("at the same time as retries, cancels and workers leave nothing undone", async () => {
+  test("at the same time as retries and cancels leave every run whole", async () => {
     for (let round = 0; round < 8; round += 1) {
       const run = await failed({ ok: [], a: ["ok"], b: ["a"], any: ["a?"] });
       await run.fail("any");
