@@ -1,0 +1,69 @@
+/** The operations that are explored: each is one call of the ledger's public functions. */
+import type { Ledger, LedgerErrorCode, Settlement } from "../../src/index.ts";
+import { isLedgerError } from "../../src/index.ts";
+import type { Actor } from "./play.ts";
+
+export interface Operation {
+  readonly name: string;
+  /** It is a transaction in itself: in one of the service's it would be the same statements. */
+  readonly transaction?: boolean;
+  /** Answers in words that are the same in every schedule. */
+  call(ledger: Ledger): Promise<unknown>;
+  /** What it may end in when another session was faster; any other error is a defect. */
+  readonly codes?: readonly LedgerErrorCode[];
+}
+
+/** An operation in a session: as a service calls it, or in a transaction that the service commits afterwards. */
+export interface Player extends Actor {
+  readonly operation: Operation;
+}
+
+/** The operation in each of the ways that differ on the server. */
+export function playersOf(operation: Operation, bind: LedgerOf): Player[] {
+  return operation.transaction ? [alone(operation, bind)] : [alone(operation, bind), inTransaction(operation, bind)];
+}
+
+/** As a service calls it. */
+export function alone(operation: Operation, bind: LedgerOf): Player {
+  return { name: operation.name, operation, run: ({ db }) => inWords(operation.call(bind(db))) };
+}
+
+/** In a transaction of the service, which goes on after an error of the ledger and commits. */
+export function inTransaction(operation: Operation, bind: LedgerOf): Player {
+  return {
+    name: `${operation.name} in a transaction`,
+    operation,
+    run: ({ db }) =>
+      db
+        .transaction()
+        .setIsolationLevel("read committed")
+        .execute((trx) => inWords(operation.call(bind(db).in(trx)))),
+  };
+}
+
+type LedgerOf = (db: Parameters<Actor["run"]>[0]["db"]) => Ledger;
+
+/** A LedgerError that leaves the transaction alive becomes a word; all others end it. */
+async function inWords(call: Promise<unknown>): Promise<unknown> {
+  try {
+    return await call;
+  } catch (error) {
+    if (isLedgerError(error) && error.sqlstate === undefined) return wordOf(error.code);
+    throw error;
+  }
+}
+
+export function wordOf(code: string): string {
+  return `refused: ${code}`;
+}
+
+/** Settles, and answers item by item. */
+export async function settle(ledger: Ledger, settlements: readonly Settlement[]): Promise<unknown> {
+  const results = await ledger.jobs.settle(settlements);
+  return results.map((result) => (result.ok ? result.status : wordOf(result.error.code)));
+}
+
+/** The codes that an answer holds. */
+export function codesIn(answer: unknown): string[] {
+  return [...JSON.stringify(answer ?? null).matchAll(/"refused: ([^"]+)"/g)].map(([, code]) => String(code));
+}

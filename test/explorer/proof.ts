@@ -1,0 +1,98 @@
+/** What must hold after every schedule of some operations (LOCKS.md §3), whichever way it went. */
+import { codesIn, type Player } from "./operations.ts";
+import { type Actor, type Director, type Played, play, type Wait } from "./play.ts";
+import type { Outcome } from "./session.ts";
+import type { Reset, Stage } from "./stage.ts";
+
+export interface Scenario {
+  readonly reset: Reset;
+  readonly players: readonly Player[];
+  /** Sessions that only stand in the way. */
+  readonly obstacles?: readonly Actor[];
+}
+
+const CONFLICT = "workflow.release_conflict";
+
+/** Plays schedules of a scenario and throws, with the schedule in words, at the first that breaks a rule. */
+export class Proof {
+  readonly waits: Wait[] = [];
+  readonly #stage: Stage;
+  readonly #scenario: Scenario;
+  readonly #serial = new Map<string, Promise<Set<string>>>();
+
+  constructor(stage: Stage, scenario: Scenario) {
+    this.#stage = stage;
+    this.#scenario = scenario;
+  }
+
+  async play(direct: Director): Promise<Played> {
+    const { reset, players, obstacles = [] } = this.#scenario;
+    await reset();
+    const played = await play(this.#stage, [...players, ...obstacles], direct);
+    this.waits.push(...played.waits);
+    const faults = [...played.faults, ...(played.outcomes === null ? [] : await this.#faultsOf(played.outcomes))];
+    if (faults.length > 0) throw new Error([...faults, "The schedule:", ...played.script].join("\n"));
+    return played;
+  }
+
+  async #faultsOf(outcomes: readonly Outcome[]): Promise<string[]> {
+    const { players } = this.#scenario;
+    const { contents } = this.#stage;
+    const answers = players.map((_, place) => answerOf(outcomes[place]));
+    const unexpected = players.flatMap(({ name, operation }, place) =>
+      codesIn(answers[place])
+        .filter((code) => !operation.codes?.some((expected) => expected === code))
+        .map((code) => `${name} ended in ${code}`),
+    );
+    const failed = outcomes.flatMap((outcome) => ("error" in outcome ? [String(outcome.error)] : []));
+    if (unexpected.length + failed.length > 0) return [...unexpected, ...failed];
+    return (await this.#isSerial(answers, contents))
+      ? []
+      : [`no order of the operations one by one gives ${JSON.stringify(answers)} and ${contents}`];
+  }
+
+  /** Whether some order of the operations, one by one, ends in the same; those that met a conflict wrote nothing. */
+  async #isSerial(answers: readonly unknown[], contents: string): Promise<boolean> {
+    const took = [...answers.keys()].filter((place) => !codesIn(answers[place]).includes(CONFLICT));
+    const key = took.join();
+    if (!this.#serial.has(key)) this.#serial.set(key, this.#playSerially(took));
+    const ends = await this.#serial.get(key);
+    return (
+      ends?.has(
+        endOf(
+          took.map((place) => answers[place]),
+          contents,
+        ),
+      ) === true
+    );
+  }
+
+  async #playSerially(took: readonly number[]): Promise<Set<string>> {
+    const players = took.flatMap((place) => this.#scenario.players[place] ?? []);
+    const ends = new Set<string>();
+    for (const order of ordersOf([...players.keys()])) {
+      await this.#scenario.reset();
+      const { outcomes } = await play(
+        this.#stage,
+        players,
+        (options) => order.find((place) => options.includes(place)) ?? null,
+      );
+      const answers = players.map((_, place) => answerOf(outcomes?.[place]));
+      ends.add(endOf(answers, this.#stage.contents));
+    }
+    return ends;
+  }
+}
+
+function answerOf(outcome: Outcome | undefined): unknown {
+  return outcome !== undefined && "value" in outcome ? outcome.value : null;
+}
+
+function endOf(answers: readonly unknown[], contents: string): string {
+  return JSON.stringify([answers, contents]);
+}
+
+function ordersOf(items: readonly number[]): number[][] {
+  if (items.length <= 1) return [[...items]];
+  return items.flatMap((first) => ordersOf(items.filter((item) => item !== first)).map((rest) => [first, ...rest]));
+}
