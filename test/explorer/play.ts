@@ -1,4 +1,5 @@
 /** Plays one schedule: several operations, each in a session of its own, statement by statement. */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Outcome, Session } from "./session.ts";
 import type { Stage } from "./stage.ts";
 
@@ -166,7 +167,9 @@ class Company {
   /** Asks the server twice: a wait that is only passed through is gone the second time. */
   async #look(): Promise<void> {
     const running = this.#sessions.filter(({ state }) => state === "running");
-    const changed = this.#stage.scene.change();
+    const changed = this.#stage.scene.change().then(() => undefined);
+    // Most statements have been answered by then, and the server need not be asked.
+    if ((await Promise.race([changed, sleep(1, "silence")])) !== "silence") return;
     const first = await Promise.race([changed, this.#stage.blockers(running.map(({ pid }) => pid))]);
     if (!this.#explains(first, running)) return;
     const second = await Promise.race([changed, this.#stage.blockers(running.map(({ pid }) => pid))]);
@@ -175,9 +178,9 @@ class Company {
   }
 
   #explains(
-    seen: Map<number, number[]> | undefined | void,
+    seen: Map<number, readonly number[]> | string | undefined,
     running: readonly Session[],
-  ): seen is Map<number, number[]> {
+  ): seen is Map<number, readonly number[]> {
     const ours = new Set(this.#sessions.map(({ pid }) => pid));
     return (
       seen instanceof Map &&

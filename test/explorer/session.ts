@@ -24,6 +24,14 @@ interface Step {
 const ownBusiness =
   /^(begin|start transaction|savepoint)|^\/\* runledger:(savepoint|cap_lock_timeout|restore_lock_timeout|isolation_level) /;
 
+const settings = {
+  deadlock_timeout: "30ms",
+  lock_timeout: 0,
+  enable_seqscan: "off",
+  enable_hashjoin: "off",
+  enable_mergejoin: "off",
+};
+
 export class Session {
   readonly db: Kysely<RunledgerDatabase>;
   state: SessionState = "idle";
@@ -54,12 +62,15 @@ export class Session {
 
   private constructor(url: string, scene: Scene) {
     this.#scene = scene;
-    // A deadlock is a defect here, so it may as well show at once.
+    // A deadlock is a defect here, so it may as well show at once. Rows are reached one by one from what was given,
+    // as in large tables: in small ones every plan goes through the table, and so all go in one order.
     this.#pool = new pg.Pool({
       connectionString: url,
       max: 1,
       idleTimeoutMillis: 0,
-      options: "-c deadlock_timeout=30ms -c lock_timeout=0",
+      options: Object.entries(settings)
+        .map(([name, value]) => `-c ${name}=${value}`)
+        .join(" "),
     });
     this.#pool.on("error", () => {});
     this.#pool.on("connect", (client) => {

@@ -121,7 +121,7 @@ const tablesQuery = `
   select relname as name from pg_class
   where relnamespace = 'runledger'::regnamespace and relkind = 'r' order by relname`;
 
-/** Copies every table, and makes a function that brings the copies back. */
+/** Copies every table, and makes a function that brings the copies back, in an order that is not that of the ids. */
 function keepQuery(set: string): string {
   return `do $do$
     declare
@@ -137,7 +137,7 @@ function keepQuery(set: string): string {
       loop
         execute format('create table explorer.${set}_%s as select * from runledger.%I', t.name, t.name);
         body := body || format('delete from runledger.%I; ', t.name) || format(
-          'insert into runledger.%I (%s) overriding system value select %s from explorer.${set}_%s; ',
+          'insert into runledger.%I (%s) overriding system value select %s from explorer.${set}_%s as copy order by md5(copy::text); ',
           t.name, t.columns, t.columns, t.name);
         execute format('delete from runledger.%I', t.name);
       end loop;

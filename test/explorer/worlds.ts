@@ -1,5 +1,5 @@
 /** What the schedules start from, and the operations that meet there. */
-import type { ClaimedJob, GraphSpec, Lease, Ledger } from "../../src/index.ts";
+import type { ClaimedJob, GraphSpec, Lease, Ledger, Settlement } from "../../src/index.ts";
 import { expire } from "../jobs/fixtures.ts";
 import { failure, globally, graphOf } from "../runs/fixtures.ts";
 import { type Operation, settle, wordOf } from "./operations.ts";
@@ -31,6 +31,7 @@ export async function oneRun(stage: Stage): Promise<World> {
     gone: [],
     free: [],
     gate: [],
+    gated: ["gate"],
     both: ["a", "b"],
     after: ["both"],
     any: ["b?"],
@@ -73,6 +74,7 @@ export async function oneRun(stage: Stage): Promise<World> {
         codes: gateTaken,
         call: async (l) => (await l.steps.complete(id, "gate", { ...globally, outcome: "FAILED" })).completed,
       },
+      works("one.gated"),
       reaps(),
       enqueuesRun(),
       enqueuesJob(),
@@ -105,6 +107,21 @@ function claim(type: string): Operation {
     name: `claim ${type}`,
     call: async (ledger) =>
       (await ledger.jobs.claim({ workerId: "late", limit: 5, types: [type] })).map((job) => job.type),
+  };
+}
+
+/** Claims what there is of a type, and completes it. */
+function works(type: string): Operation {
+  return {
+    name: `work on ${type}`,
+    codes: lost,
+    call: async (ledger) => {
+      const jobs = await ledger.jobs.claim({ workerId: "late", limit: 1, types: [type] });
+      return settle(
+        ledger,
+        jobs.map(({ lease }) => ({ lease, success: {} })),
+      );
+    },
   };
 }
 
@@ -169,4 +186,119 @@ function enqueuesJob(): Operation {
 
 function byName(operations: readonly Operation[]): Record<string, Operation> {
   return Object.fromEntries(operations.map((operation) => [operation.name, operation]));
+}
+
+/** Two runs with two running roots each, a dependent of both and one of each, a gate, and a step whose worker is gone. */
+export async function twoRuns(stage: Stage): Promise<World> {
+  const { ledger } = stage;
+  const [a, b] = [await halfDone(stage, "a"), await halfDone(stage, "b")];
+  const reset = await stage.keep();
+  const batch = (name: string, ...settlements: Settlement[]): Operation => ({
+    name,
+    codes: lost,
+    call: (l) => settle(l, settlements),
+  });
+  const ok = (lease: Lease) => ({ lease, success: { output: 1 } });
+  const bad = (lease: Lease) => ({ lease, failure });
+  return {
+    reset,
+    operations: byName([
+      batch("complete a1 b1", ok(a.r1), ok(b.r1)),
+      batch("complete b2 a2", ok(b.r2), ok(a.r2)),
+      batch("fail a1 b1", bad(a.r1), bad(b.r1)),
+      batch("fail b2 a2", bad(b.r2), bad(a.r2)),
+      batch("fail a1, complete b1", bad(a.r1), ok(b.r1)),
+      batch("fail b2, complete a2", bad(b.r2), ok(a.r2)),
+      cancelsRun("a", a.id),
+      cancelsRun("b", b.id),
+      completesGate("a", a.id),
+      completesGate("b", b.id),
+      reaps(),
+    ]),
+  };
+
+  async function halfDone({ database }: Stage, type: string) {
+    const { id } = await ledger.runs.enqueue(
+      graphOf(type, {
+        r1: [],
+        r2: [],
+        gone: [],
+        gate: [],
+        both: ["r1", "r2"],
+        d1: ["r1", "gate"],
+        d2: ["r2?"],
+        sad: ["gone?", "r2"],
+      }),
+    );
+    const [r1, r2] = [await leaseOf(ledger, `${type}.r1`), await leaseOf(ledger, `${type}.r2`)];
+    await expire(database, [(await leaseOf(ledger, `${type}.gone`)).jobId]);
+    return { id, r1, r2 };
+  }
+}
+
+/** One step of three runs that all can be reached from two roots each; and what may stand in the way. */
+export interface WideWorld extends World {
+  /** Statements that each take one row, by a name for it. */
+  readonly rows: Readonly<Record<string, string>>;
+}
+
+/** Three runs of six steps below two running roots: rows enough that two ways through them can differ. */
+export async function wide(stage: Stage): Promise<WideWorld> {
+  const { ledger } = stage;
+  const runs = [];
+  for (const type of ["u", "v", "w"]) {
+    const steps = { r1: [], r2: [], d0: ["r1", "r2"], d1: ["r1", "r2"], d2: ["r1", "r2"], d3: ["r1", "r2"] };
+    const { id } = await ledger.runs.enqueue(graphOf(type, steps));
+    runs.push({ id, type, r1: await leaseOf(ledger, `${type}.r1`), r2: await leaseOf(ledger, `${type}.r2`) });
+  }
+  // Those of the run in the middle: there are rows before and after each.
+  const rows = Object.fromEntries(
+    runs
+      .slice(1, 2)
+      .flatMap(({ id, type }) => [
+        [`run ${type}`, `select from runledger.workflow_runs where id = '${id}' for update`],
+        ...["r1", "r2"].map((key) => [
+          `job ${type}.${key}`,
+          `select from runledger.job_queue where type = '${type}.${key}' for update`,
+        ]),
+        ...["d0", "d1", "d2", "d3"].map((key) => [
+          `step ${type}.${key}`,
+          `select from runledger.workflow_steps where run_id = '${id}' and step_key = '${key}' for update`,
+        ]),
+      ]),
+  );
+  const reset = await stage.keep();
+  const batch = (name: string, leases: Lease[], outcome: object): Operation => ({
+    name,
+    codes: lost,
+    call: (l) =>
+      settle(
+        l,
+        leases.map((lease) => ({ lease, ...outcome }) as Settlement),
+      ),
+  });
+  const [firsts, seconds] = [runs.map(({ r1 }) => r1), runs.map(({ r2 }) => r2).reverse()];
+  const all = [...firsts, ...seconds];
+  return {
+    reset,
+    rows,
+    operations: byName([
+      batch("complete the first roots", firsts, { success: {} }),
+      batch("complete the second roots", seconds, { success: {} }),
+      batch("fail the first roots", firsts, { failure }),
+      batch("fail the second roots", seconds, { failure }),
+      batch("complete all", all, { success: {} }),
+      batch("fail all, last first", [...all].reverse(), { failure }),
+      ...runs.map(({ id, type }) => cancelsRun(type, id)),
+    ]),
+  };
+}
+
+function completesGate(what: string, id: string): Operation {
+  return {
+    name: `gate of ${what}`,
+    transaction: true,
+    codes: gateTaken,
+    call: async (l) => (await l.steps.complete(id, "gate", globally)).completed,
+  };
 }
