@@ -17,6 +17,7 @@ const pairs = [
   ["fail the first roots", "fail the second roots"],
   ["complete the first roots", "fail the second roots"],
   ["complete all", "fail all, last first"],
+  ["fail all", "complete all, last first"],
   ["complete all", "cancel v"],
   ["fail all, last first", "cancel v"],
 ] as const;
@@ -25,7 +26,7 @@ let total = 0;
 describe.each(Object.entries(rows))("at %s", (name, lock) => {
   const obstacle: Actor = {
     name: `who holds ${name}`,
-    obstacle: true,
+    obstacle: "until nobody else can go on",
     run: ({ db }) => db.transaction().execute((trx) => sql.raw(lock).execute(trx)),
   };
   test.each(pairs)("%s / %s", async (one, other) => {

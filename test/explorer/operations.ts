@@ -7,6 +7,8 @@ export interface Operation {
   readonly name: string;
   /** It is a transaction in itself: in one of the service's it would be the same statements. */
   readonly transaction?: boolean;
+  /** Outside of a transaction each part is done or not by itself, and the answer is that of each, in a list. */
+  readonly parts?: readonly Operation[];
   /** Answers in words that are the same in every schedule. */
   call(ledger: Ledger): Promise<unknown>;
   /** What it may end in when another session was faster; any other error is a defect. */
@@ -16,6 +18,8 @@ export interface Operation {
 /** An operation in a session: as a service calls it, or in a transaction that the service commits afterwards. */
 export interface Player extends Actor {
   readonly operation: Operation;
+  /** What does the same when each is played by itself. */
+  readonly parts?: readonly Player[];
 }
 
 /** The operation in each of the ways that differ on the server. */
@@ -25,7 +29,9 @@ export function playersOf(operation: Operation, bind: LedgerOf): Player[] {
 
 /** As a service calls it. */
 export function alone(operation: Operation, bind: LedgerOf): Player {
-  return { name: operation.name, operation, run: ({ db }) => inWords(operation.call(bind(db))) };
+  const parts = operation.parts?.map((part) => alone(part, bind));
+  const run: Player["run"] = ({ db }) => inWords(operation.call(bind(db)));
+  return { name: operation.name, operation, run, ...(parts && { parts }) };
 }
 
 /** In a transaction of the service, which goes on after an error of the ledger and commits. */
@@ -58,7 +64,7 @@ export function wordOf(code: string): string {
 }
 
 /** Settles, and answers item by item. */
-export async function settle(ledger: Ledger, settlements: readonly Settlement[]): Promise<unknown> {
+export async function settle(ledger: Ledger, settlements: readonly Settlement[]): Promise<string[]> {
   const results = await ledger.jobs.settle(settlements);
   return results.map((result) => (result.ok ? result.status : wordOf(result.error.code)));
 }
@@ -66,4 +72,13 @@ export async function settle(ledger: Ledger, settlements: readonly Settlement[])
 /** The codes that an answer holds. */
 export function codesIn(answer: unknown): string[] {
   return [...JSON.stringify(answer ?? null).matchAll(/"refused: ([^"]+)"/g)].map(([, code]) => String(code));
+}
+
+/** Settles a batch; outside of a transaction item by item, each with its own outcome. */
+export function settling(name: string, settlements: readonly Settlement[]): Operation {
+  const codes = ["job.lease_owner_mismatch"] as const;
+  const parts = settlements.map(
+    (item): Operation => ({ name, codes, call: async (l) => (await settle(l, [item]))[0] }),
+  );
+  return { name, codes, parts, call: (ledger) => settle(ledger, settlements) };
 }

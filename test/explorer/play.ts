@@ -3,15 +3,18 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Outcome, Session } from "./session.ts";
 import type { Stage } from "./stage.ts";
 
+/** Longer than any bound of a wait in these tests. */
+const PATIENCE_MS = 10_000;
+
 /** What a session does in a schedule. */
 export interface Actor {
   readonly name: string;
   run(session: Session): Promise<unknown>;
   /**
-   * Stands in the way: its first statements come before all others', and it goes on only when nobody
-   * else can.
+   * Stands in the way: its first statement comes before all others, and it goes on only when nobody
+   * else can, or when all others have ended.
    */
-  readonly obstacle?: boolean;
+  readonly obstacle?: "until nobody else can go on" | "until all others have ended";
 }
 
 /** A point at which the schedule could go on in more than one way, or in one. */
@@ -79,14 +82,14 @@ class Company {
   }
 
   async raiseObstacles(): Promise<void> {
-    for (const [place, actor] of this.#actors.entries()) if (actor.obstacle) await this.#grant(place);
+    for (const [place, actor] of this.#actors.entries()) if (actor.obstacle !== undefined) await this.#grant(place);
   }
 
   /** Grants one statement, and returns whether the schedule goes on. */
   async goOn(direct: Director): Promise<boolean> {
     const asking = [...this.#sessions.keys()].filter((place) => this.#sessions[place]?.state === "asking");
-    const others = asking.filter((place) => this.#actors[place]?.obstacle !== true);
-    const options = others.length > 0 ? others : asking.slice(0, 1);
+    const others = asking.filter((place) => this.#actors[place]?.obstacle === undefined);
+    const options = others.length > 0 ? others : asking.filter((place) => this.#mayLeave(place)).slice(0, 1);
     if (options.length === 0) return this.#waitForTheServer();
     const chosen = direct(options, () => this.#situation(), this.#decisions.length);
     if (chosen === null) {
@@ -120,12 +123,24 @@ class Company {
     this.#script[line] = `${this.#nameOf(place)}: ${sent.join(", ")}`;
   }
 
-  /** Nobody asks: all have ended, or each waits for another, which only the server can end. */
+  #mayLeave(place: number): boolean {
+    const stays = this.#actors[place]?.obstacle === "until all others have ended";
+    return !stays || this.#sessions.every(({ state }, other) => state === "ended" || this.#actors[other]?.obstacle);
+  }
+
+  /** Nobody may go on: all have ended, or each waits for another or for an obstacle that stays. */
   async #waitForTheServer(): Promise<boolean> {
     const waiting = this.#sessions.filter(({ state }) => state === "running");
     if (waiting.length === 0) return false;
-    this.#faults.push(`all wait for each other: ${waiting.map((session) => this.#describe(session)).join("; ")}`);
-    while (waiting.every(({ state }) => state === "running")) await this.#stage.scene.change();
+    const who = waiting.map((session) => this.#describe(session)).join("; ");
+    const stays = this.#sessions.some(({ state }) => state === "asking");
+    if (!stays) this.#faults.push(`all wait for each other: ${who}`);
+    const change = this.#stage.scene.change().then(() => "change");
+    if ((await Promise.race([change, sleep(PATIENCE_MS, "none", { ref: false })])) === "none") {
+      this.#faults.push(`nothing ends the wait: ${who}`);
+      await this.#abandon();
+      return false;
+    }
     await this.#standstill();
     return true;
   }

@@ -18,7 +18,7 @@ export class Proof {
   readonly waits: Wait[] = [];
   readonly #stage: Stage;
   readonly #scenario: Scenario;
-  readonly #serial = new Map<string, Promise<Set<string>>>();
+  readonly #serial = new Map<string, SerialEnds[]>();
 
   constructor(stage: Stage, scenario: Scenario) {
     this.#stage = stage;
@@ -55,41 +55,60 @@ export class Proof {
   async #isSerial(answers: readonly unknown[], contents: string): Promise<boolean> {
     const took = [...answers.keys()].filter((place) => !codesIn(answers[place]).includes(CONFLICT));
     const key = took.join();
-    if (!this.#serial.has(key)) this.#serial.set(key, this.#playSerially(took));
-    const ends = await this.#serial.get(key);
-    return (
-      ends?.has(
-        endOf(
-          took.map((place) => answers[place]),
-          contents,
-        ),
-      ) === true
-    );
+    const players = took.flatMap((place) => this.#scenario.players[place] ?? []);
+    const known =
+      this.#serial.get(key) ??
+      [players, apart(players)].map((each) => new SerialEnds(this.#stage, this.#scenario.reset, each));
+    this.#serial.set(key, known);
+    const given = took.map((place) => answers[place]);
+    for (const ends of known) if (await ends.has(given.flat(), contents)) return true;
+    return false;
+  }
+}
+
+function apart(players: readonly Player[]): Player[] {
+  return players.flatMap((player) => player.parts ?? [player]);
+}
+
+/** How the players end one after another, in every order; found out as far as somebody asks. */
+class SerialEnds {
+  readonly #stage: Stage;
+  readonly #reset: Reset;
+  readonly #players: readonly Player[];
+  readonly #ends = new Set<string>();
+  readonly #orders: number[][];
+
+  constructor(stage: Stage, reset: Reset, players: readonly Player[]) {
+    this.#stage = stage;
+    this.#reset = reset;
+    this.#players = players;
+    this.#orders = ordersOf([...players.keys()]);
   }
 
-  async #playSerially(took: readonly number[]): Promise<Set<string>> {
-    const players = took.flatMap((place) => this.#scenario.players[place] ?? []);
-    const ends = new Set<string>();
-    for (const order of ordersOf([...players.keys()])) {
-      await this.#scenario.reset();
-      const { outcomes } = await play(
-        this.#stage,
-        players,
-        (options) => order.find((place) => options.includes(place)) ?? null,
-      );
-      const answers = players.map((_, place) => answerOf(outcomes?.[place]));
-      ends.add(endOf(answers, this.#stage.contents));
+  async has(answers: readonly unknown[], contents: string): Promise<boolean> {
+    const end = JSON.stringify([answers, contents]);
+    while (!this.#ends.has(end)) {
+      const order = this.#orders.shift();
+      if (order === undefined) return false;
+      await this.#play(order);
     }
-    return ends;
+    return true;
+  }
+
+  async #play(order: readonly number[]): Promise<void> {
+    await this.#reset();
+    const { outcomes } = await play(
+      this.#stage,
+      this.#players,
+      (options) => order.find((place) => options.includes(place)) ?? null,
+    );
+    const answers = this.#players.map((_, place) => answerOf(outcomes?.[place]));
+    this.#ends.add(JSON.stringify([answers.flat(), this.#stage.contents]));
   }
 }
 
 function answerOf(outcome: Outcome | undefined): unknown {
   return outcome !== undefined && "value" in outcome ? outcome.value : null;
-}
-
-function endOf(answers: readonly unknown[], contents: string): string {
-  return JSON.stringify([answers, contents]);
 }
 
 function ordersOf(items: readonly number[]): number[][] {

@@ -2,7 +2,7 @@
 import type { ClaimedJob, GraphSpec, Lease, Ledger, Settlement } from "../../src/index.ts";
 import { expire } from "../jobs/fixtures.ts";
 import { failure, globally, graphOf } from "../runs/fixtures.ts";
-import { type Operation, settle, wordOf } from "./operations.ts";
+import { type Operation, settle, settling, wordOf } from "./operations.ts";
 import type { Reset, Stage } from "./stage.ts";
 
 const LEASE_SECONDS = 86_400;
@@ -193,11 +193,7 @@ export async function twoRuns(stage: Stage): Promise<World> {
   const { ledger } = stage;
   const [a, b] = [await halfDone(stage, "a"), await halfDone(stage, "b")];
   const reset = await stage.keep();
-  const batch = (name: string, ...settlements: Settlement[]): Operation => ({
-    name,
-    codes: lost,
-    call: (l) => settle(l, settlements),
-  });
+  const batch = (name: string, ...settlements: Settlement[]) => settling(name, settlements);
   const ok = (lease: Lease) => ({ lease, success: { output: 1 } });
   const bad = (lease: Lease) => ({ lease, failure });
   return {
@@ -268,17 +264,13 @@ export async function wide(stage: Stage): Promise<WideWorld> {
       ]),
   );
   const reset = await stage.keep();
-  const batch = (name: string, leases: Lease[], outcome: object): Operation => ({
-    name,
-    codes: lost,
-    call: (l) =>
-      settle(
-        l,
-        leases.map((lease) => ({ lease, ...outcome }) as Settlement),
-      ),
-  });
+  const batch = (name: string, leases: Lease[], outcome: object) =>
+    settling(
+      name,
+      leases.map((lease) => ({ lease, ...outcome }) as Settlement),
+    );
   const [firsts, seconds] = [runs.map(({ r1 }) => r1), runs.map(({ r2 }) => r2).reverse()];
-  const all = [...firsts, ...seconds];
+  const all = runs.flatMap(({ r1, r2 }) => [r1, r2]);
   return {
     reset,
     rows,
@@ -288,6 +280,8 @@ export async function wide(stage: Stage): Promise<WideWorld> {
       batch("fail the first roots", firsts, { failure }),
       batch("fail the second roots", seconds, { failure }),
       batch("complete all", all, { success: {} }),
+      batch("complete all, last first", [...all].reverse(), { success: {} }),
+      batch("fail all", all, { failure }),
       batch("fail all, last first", [...all].reverse(), { failure }),
       ...runs.map(({ id, type }) => cancelsRun(type, id)),
     ]),

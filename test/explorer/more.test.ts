@@ -1,0 +1,70 @@
+/** Three and four operations at the same time: a few in every order, the others in a sample of orders. */
+import { describe, expect, test } from "@jest/globals";
+import { createLedger } from "../../src/index.ts";
+import { playAll, playSome, randomness } from "./explore.ts";
+import { alone, type Operation, playersOf } from "./operations.ts";
+import { Proof } from "./proof.ts";
+import { Stage } from "./stage.ts";
+import { oneRun, twoRuns, type World } from "./worlds.ts";
+
+/** RUNLEDGER_TEST_EXPLORER_SCHEDULES=20000 looks further. */
+const SCHEDULES = Number(process.env.RUNLEDGER_TEST_EXPLORER_SCHEDULES ?? 240);
+/** Schedules of one choice of operations. */
+const EACH = 20;
+
+const stage = await Stage.open();
+const worlds = { "one run": await oneRun(stage), "two runs": await twoRuns(stage) };
+const bind = (db: Parameters<typeof createLedger>[0]["db"]) => createLedger({ db });
+
+let total = 0;
+describe("every order of", () => {
+  const triples: [keyof typeof worlds, string, string, string][] = [
+    // A release that the cancel waits for adds a job, and a worker takes and completes it before the cancel goes on.
+    ["one run", "cancel the run", "gate succeeds", "work on one.gated"],
+    ["one run", "complete a", "complete b", "cancel the run"],
+    ["two runs", "complete a1 b1", "complete b2 a2", "cancel a"],
+  ];
+  test.each(triples)(
+    "%s: %s / %s / %s",
+    async (name, ...keys) => {
+      const began = performance.now();
+      const { reset, operations } = worlds[name];
+      const players = keys.map((key) => alone(operations[key] as Operation, bind));
+      const proof = new Proof(stage, { reset, players });
+      const count = await playAll((direct) => proof.play(direct));
+      total += count;
+      process.stderr.write(`${keys} : ${count} ${Math.round(performance.now() - began)} ms; ${total}\n`);
+    },
+    120_000,
+  );
+});
+
+describe.each(Object.entries(worlds))("%s: a sample of orders of", (_, world) => {
+  test.each([3, 4])(
+    "%i operations",
+    async (size) => {
+      const began = performance.now();
+      const random = randomness(size);
+      for (let n = 0; n < SCHEDULES / 4 / EACH; n += 1) {
+        const proof = new Proof(stage, { reset: world.reset, players: chosen(world, size, random) });
+        await playSome(EACH, n, (direct) => proof.play(direct));
+      }
+      process.stderr.write(`${size} : ${Math.round(performance.now() - began)} ms; ${total}\n`);
+    },
+    600_000,
+  );
+});
+
+/** So many of the world's players, some perhaps twice. */
+function chosen({ operations }: World, size: number, random: () => number) {
+  const players = Object.values(operations).flatMap((operation) => playersOf(operation, bind));
+  return Array.from({ length: size }, () => {
+    const player = players[Math.floor(random() * players.length)];
+    if (player === undefined) throw new Error("there are no players");
+    return player;
+  });
+}
+
+test("the server has seen no deadlock", async () => {
+  expect(await stage.close()).toBe(0);
+});
