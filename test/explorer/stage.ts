@@ -38,7 +38,7 @@ export class Stage {
     this.database = database;
     this.#observer = observer;
     this.ledger = createLedger({ db: database.db });
-    database.defer(() => this.close());
+    database.defer(() => this.#closeSessions());
   }
 
   /** Keeps what the tables hold now as a set that every schedule starts from, and empties them for the next. */
@@ -98,13 +98,17 @@ export class Stage {
     return contents;
   }
 
-  /** Ends the sessions, and returns how many deadlocks the server has counted in this database. */
-  async close(): Promise<number> {
-    await Promise.all(this.#sessions.splice(0).map((session) => session.close()));
+  /** How many deadlocks the server has counted in this database. Ends the sessions: only then it has counted them all. */
+  async deadlocks(): Promise<number> {
+    await this.#closeSessions();
     const { rows } = await this.#observer.query<{ deadlocks: number }>(
       "select deadlocks::int as deadlocks from pg_stat_database where datname = current_database()",
     );
     return rows[0]?.deadlocks ?? 0;
+  }
+
+  async #closeSessions(): Promise<void> {
+    await Promise.all(this.#sessions.splice(0).map((session) => session.close()));
   }
 }
 
