@@ -20,7 +20,7 @@ let total = 0;
 describe("every order of", () => {
   const triples: [keyof typeof worlds, string, string, string][] = [
     // A release that the cancel waits for adds a job, and a worker takes and completes it before the cancel goes on.
-    ["one run", "cancel the run", "gate succeeds", "work on one.gated"],
+    ["one run", "cancel the run", "gate succeeds", "work on one.freed"],
     ["one run", "complete a", "complete b", "cancel the run"],
     ["two runs", "complete a1 b1", "complete b2 a2", "cancel a"],
   ];

@@ -31,7 +31,7 @@ export async function oneRun(stage: Stage): Promise<World> {
     gone: [],
     free: [],
     gate: [],
-    gated: ["gate"],
+    freed: ["gate"],
     both: ["a", "b"],
     after: ["both"],
     any: ["b?"],
@@ -74,7 +74,7 @@ export async function oneRun(stage: Stage): Promise<World> {
         codes: gateTaken,
         call: async (l) => (await l.steps.complete(id, "gate", { ...globally, outcome: "FAILED" })).completed,
       },
-      works("one.gated"),
+      works("one.freed"),
       reaps(),
       enqueuesRun(),
       enqueuesJob(),
@@ -110,18 +110,27 @@ function claim(type: string): Operation {
   };
 }
 
-/** Claims what there is of a type, and completes it. */
+/** Claims a job of a type, if there is one, and completes it: two operations of one session. */
 function works(type: string): Operation {
+  const name = `work on ${type}`;
+  let job: ClaimedJob | undefined;
+  const take = async (ledger: Ledger) => {
+    [job] = await ledger.jobs.claim({ workerId: "late", limit: 1, types: [type] });
+    return job?.type ?? "nothing";
+  };
+  const finish = async (ledger: Ledger) => {
+    const taken = job;
+    job = undefined;
+    return taken === undefined ? "nothing" : (await settle(ledger, [{ lease: taken.lease, success: {} }]))[0];
+  };
   return {
-    name: `work on ${type}`,
+    name,
     codes: lost,
-    call: async (ledger) => {
-      const jobs = await ledger.jobs.claim({ workerId: "late", limit: 1, types: [type] });
-      return settle(
-        ledger,
-        jobs.map(({ lease }) => ({ lease, success: {} })),
-      );
-    },
+    parts: [
+      { name, call: take },
+      { name, call: finish },
+    ],
+    call: async (ledger) => [await take(ledger), await finish(ledger)],
   };
 }
 
