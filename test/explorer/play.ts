@@ -4,7 +4,7 @@ import type { Outcome, Session } from "./session.ts";
 import type { Stage } from "./stage.ts";
 
 /** Longer than any bound of a wait in these tests. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 3_000;
 
 /** What a session does in a schedule. */
 export interface Actor {

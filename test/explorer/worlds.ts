@@ -23,7 +23,7 @@ export interface World {
  * becomes of the second root, an open gate and one that opens, a step whose worker is gone, and one
  * that nobody has claimed; beside it a job without a run, and one whose lease has expired.
  */
-export async function oneRun(stage: Stage): Promise<World> {
+export async function oneRun(stage: Stage): Promise<World & { readonly runId: string }> {
   const { ledger } = stage;
   const graph = graphOf("one", {
     a: [],
@@ -51,6 +51,7 @@ export async function oneRun(stage: Stage): Promise<World> {
   const reset = await stage.keep();
   return {
     reset,
+    runId: id,
     operations: byName([
       claim("one.free"),
       claim("one.any"),
