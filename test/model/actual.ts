@@ -33,7 +33,7 @@ export async function readTables(db: Kysely<RunledgerDatabase>): Promise<Tables>
           unsatisfied_count as "unsatisfiedCount", dependent_count as "dependentCount",
           released_at is not null as released, started_at is not null as started, ended_at is not null as ended,
           error_code as "errorCode", error_message as "errorMessage", completed_by as "completedBy", reason,
-          item_count as "itemCount", ${output}
+          item_count as "itemCount", kept_outcome as "keptOutcome", ${output}
         from runledger.workflow_steps
       ) as s),
       'edges', (select coalesce(jsonb_agg(d), '[]') from (

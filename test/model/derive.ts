@@ -27,7 +27,7 @@ function statusOf(run: Run, step: Step, needs: readonly { kind: DependencyKind; 
   if (needs.some(({ status }) => !isEnded(status))) return "BLOCKED";
   if (needs.some(({ kind, status }) => kind === "ON_SUCCESS" && status !== "SUCCEEDED")) return "CANCELED";
   if (step.plan.map !== null) return Array.isArray(mapSource(run, step)) ? "SUCCEEDED" : "FAILED";
-  if (step.job === null) return "WAITING_FOR_EXTERNAL";
+  if (step.job === null) return step.kept?.status ?? "WAITING_FOR_EXTERNAL";
   return step.job.lease === null ? "ENQUEUED" : "RUNNING";
 }
 
@@ -37,16 +37,26 @@ export function needsOf({ plan, items }: Step): readonly Need[] {
   return [...plan.needs, ...(items ?? []).map((key) => ({ key, kind }) as const)];
 }
 
-/** The output of the step that a map step fans out over. */
+/** The output of the step that a map step fans out over, once it has succeeded. */
 export function mapSource(run: Run, { plan }: Step): Output {
-  return plan.map === null ? undefined : outputOf(run, stepOf(run, plan.map.over));
+  const source = plan.map && stepOf(run, plan.map.over);
+  return source ? outputAtEnd(run, source) : undefined;
 }
 
-/** A map step's is the array of its items' outputs, null for those that have none. */
+function outputAtEnd(run: Run, step: Step): Output {
+  const known = step.end ?? step.kept;
+  return known === null ? collected(run, step) : known.output;
+}
+
 export function outputOf(run: Run, step: Step): Output {
   if (step.end !== null) return step.end.output;
-  if (step.plan.map === null || statusesOf(run).get(step.key) !== "SUCCEEDED") return undefined;
-  return (step.items ?? []).map((key) => stepOf(run, key).end?.output ?? null);
+  if (step.kept !== null) return step.kept.output;
+  return statusesOf(run).get(step.key) === "SUCCEEDED" ? collected(run, step) : undefined;
+}
+
+/** What a map step puts out: the outputs of its items, null for those that have none. */
+function collected(run: Run, { plan, items }: Step): Output {
+  return plan.map === null ? undefined : (items ?? []).map((key) => stepOf(run, key).end?.output ?? null);
 }
 
 export function runStatusOf(run: Run): RunStatus {
@@ -57,6 +67,17 @@ export function runStatusOf(run: Run): RunStatus {
   if (any("WAITING_FOR_EXTERNAL")) return "WAITING_FOR_EXTERNAL";
   if (any("FAILED", "CANCELED")) return "COMPLETED_WITH_ERRORS";
   return "SUCCEEDED";
+}
+
+export const UNSATISFIED = "workflow.dependency_unsatisfied";
+
+/** The code of a step's end, or of the end that it is to have. */
+export function errorCodeOf(run: Run, step: Step): string | null {
+  if (step.end !== null) return step.end.errorCode;
+  const status = statusesOf(run).get(step.key);
+  if (step.plan.map !== null && status === "FAILED") return "workflow.map_source_not_array";
+  if (status === "CANCELED" && unsatisfiedOf(run, step) > 0) return UNSATISFIED;
+  return step.kept?.errorCode ?? null;
 }
 
 export function isOver(run: Run): boolean {
@@ -84,9 +105,11 @@ export function dependentsOf(run: Run, step: Step): number {
   return run.steps.flatMap(needsOf).filter(({ key }) => key === step.key).length;
 }
 
-/** Whether the step was ever runnable. A map step never is. */
+/** Whether the step was ever runnable. A map step never is, nor is a gate that ends as it opens. */
 export function wasReleased(run: Run, step: Step): boolean {
-  return step.plan.map === null && pendingOf(run, step) === 0 && unsatisfiedOf(run, step) === 0;
+  if (step.end?.released != null) return step.end.released;
+  if (step.plan.map !== null || step.kept !== null) return false;
+  return pendingOf(run, step) === 0 && unsatisfiedOf(run, step) === 0;
 }
 
 /** Whether the job stands in the queue. */

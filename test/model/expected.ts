@@ -1,7 +1,7 @@
 /** Everything that can be seen of what the model has, by the names that it gives. */
-import type { StepStatus } from "../../src/index.ts";
 import {
   dependentsOf,
+  errorCodeOf,
   isEnded,
   needsOf,
   outputOf,
@@ -13,12 +13,6 @@ import {
 } from "./derive.ts";
 import { type Model, Refused } from "./model.ts";
 import type { Job, Output, Run, Step, StepPlan } from "./state.ts";
-
-const codeByRule: Partial<Record<StepStatus, string | null>> = {
-  SUCCEEDED: null,
-  FAILED: "workflow.map_source_not_array",
-  CANCELED: "workflow.dependency_unsatisfied",
-};
 
 /** What the tables hold. */
 export function expectedView(model: Model) {
@@ -49,8 +43,7 @@ function expectedRun(run: Run) {
 function expectedStep(run: Run, step: Step) {
   const { end, plan } = step;
   const status = statusesOf(run).get(step.key);
-  // Ended without anybody's doing.
-  const byRule = end === null && status !== undefined && isEnded(status) ? status : null;
+  const told = end ?? step.kept;
   return {
     kind: kindOf(plan),
     // A claim does not write the step: it is RUNNING while its job is leased.
@@ -58,16 +51,17 @@ function expectedStep(run: Run, step: Step) {
     jobType: plan.job?.type ?? null,
     needs: Object.fromEntries(needsOf(step).map(({ key, kind }) => [key, kind])),
     itemCount: step.items?.length ?? null,
+    keptOutcome: step.kept?.status ?? null,
     pendingCount: pendingOf(run, step),
     unsatisfiedCount: unsatisfiedOf(run, step),
     dependentCount: dependentsOf(run, step),
     released: wasReleased(run, step),
     started: end?.started ?? false,
-    ended: end !== null || byRule !== null,
-    errorCode: byRule === null ? (end?.errorCode ?? null) : codeByRule[byRule],
+    ended: status !== undefined && isEnded(status),
+    errorCode: errorCodeOf(run, step),
     errorMessage: end?.errorMessage ?? null,
-    completedBy: end?.completedBy ?? null,
-    reason: end?.reason ?? null,
+    completedBy: told?.completedBy ?? null,
+    reason: told?.reason ?? null,
     output: stored(outputOf(run, step)),
   };
 }
@@ -93,30 +87,38 @@ function expectedQueueRow({ plan, runNumber, attempt, lease, organization }: Job
   };
 }
 
+/** No deadline, and neither a run above it nor one that it was made from. */
+const withoutOthers = { deadlineAt: null, parentRunId: null, parentStepId: null, sourceRunId: null, sourceKind: null };
+
 /** What the public functions answer about a run: its reads, and its result. */
 export function expectedRead(model: Model, run: Run) {
   const { ended, steps, ...counts } = expectedRun(run);
   return {
-    run: { id: run.id, type: "model", ...counts, resultStep: run.plan.result, ended },
+    run: { id: run.id, type: "model", ...counts, resultStep: run.plan.result, ended, ...withoutOthers },
     steps: Object.fromEntries(run.steps.map((step) => [step.key, expectedStepRead(run, step)])),
     result: expectedResult(model, run),
   };
 }
 
 function expectedStepRead(run: Run, step: Step) {
-  const { unsatisfiedCount, dependentCount, itemCount, needs, output, status, started, ...rest } = expectedStep(
-    run,
-    step,
-  );
+  const { unsatisfiedCount, dependentCount, needs, output, status, started, ...rest } = expectedStep(run, step);
   const running = status === "ENQUEUED" && step.job?.lease != null;
   return {
     ...rest,
     id: step.id,
     jobId: step.job?.id ?? null,
+    mapIndex: mapIndexOf(run, step),
+    childRunId: null,
+    expiresAt: null,
     status: running ? "RUNNING" : status,
     started: started || running,
     output: output[0] ?? null,
   };
+}
+
+function mapIndexOf(run: Run, { key }: Step): number | null {
+  const place = run.steps.flatMap(({ items }) => items?.indexOf(key) ?? -1).find((index) => index >= 0);
+  return place ?? null;
 }
 
 function expectedResult(model: Model, run: Run) {

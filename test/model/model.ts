@@ -2,13 +2,36 @@
  * The reference model: what each operation answers and leaves behind, written from FEATURES.md and
  * from nothing in src/. It looks at everything each time and keeps no counters, so it is slow and plain.
  */
-import type { ClaimedJob, JobStatus, JsonValue, Lease, LedgerErrorCode, RunStatus, Scope } from "../../src/index.ts";
-import { isEnded, isLive, isOver, mapSource, needsOf, outputOf, runStatusOf, statusesOf, stepOf } from "./derive.ts";
+import type {
+  ClaimedJob,
+  JobStatus,
+  JsonValue,
+  Lease,
+  LedgerErrorCode,
+  RunStatus,
+  Scope,
+  StepStatus,
+} from "../../src/index.ts";
+import {
+  errorCodeOf,
+  isEnded,
+  isLive,
+  isOver,
+  mapSource,
+  needsOf,
+  outputOf,
+  runStatusOf,
+  statusesOf,
+  stepOf,
+  UNSATISFIED,
+  wasReleased,
+} from "./derive.ts";
 import type {
   Addition,
   Ended,
   FailedAttempt,
   Job,
+  Kept,
   LoneJobPlan,
   Outcome,
   Output,
@@ -37,6 +60,8 @@ export interface GateCompletion {
   readonly output: Output;
   readonly reason: string | null;
   readonly completedBy: string | null;
+  /** Whether a gate that has not opened yet is to keep it. */
+  readonly keep: boolean;
 }
 
 export type Settled = { readonly ok: true; readonly status: JobStatus } | { readonly ok: false; readonly code: string };
@@ -82,7 +107,15 @@ export class Model {
       if (!sameRequest(holder.plan, plan)) throw new Refused("workflow.enqueue_conflicting_retry");
       return { item: holder, disposition: "existing" };
     }
-    const run: Run = { name: `run${this.runs.length + 1}`, id: "", plan, steps: [], additions: [], canceled: null };
+    const run: Run = {
+      name: `run${this.runs.length + 1}`,
+      id: "",
+      plan,
+      steps: [],
+      additions: [],
+      retries: [],
+      canceled: null,
+    };
     this.#state.runs.push(run);
     for (const step of plan.steps) this.#addStep(run, step);
     return { item: run, disposition: "inserted" };
@@ -92,7 +125,7 @@ export class Model {
     const { key, job, map } = plan;
     const place = { name: `${run.name}.${key}`, organization: run.plan.organization, run: run.name };
     const added = job === null || map !== null ? null : this.#addJob({ ...place, plan: job, idempotencyKey: null });
-    run.steps.push({ id: "", key, plan, job: added, end: null, items: null });
+    run.steps.push({ id: "", key, plan, job: added, end: null, kept: null, items: null });
   }
 
   enqueueJobs(plans: readonly LoneJobPlan[]): Enqueued<Job>[] {
@@ -323,19 +356,23 @@ export class Model {
 
   // --- F-W6: external gates
 
-  completeGate(name: string, key: string, completion: GateCompletion): { status: Ended; completed: boolean } {
-    const { scope, outcome, output, reason, completedBy } = completion;
+  completeGate(name: string, key: string, completion: GateCompletion) {
+    const { scope, keep } = completion;
     const run = this.#runOf(name);
     const step = run.steps.find((candidate) => candidate.key === key);
     if (step === undefined || !inScope(run.plan.organization, scope)) throw new Refused("workflow.step_not_found");
     if (step.plan.job !== null) throw new Refused("workflow.external_step_not_external");
-    const status = statusesOf(run).get(key);
-    if (status === "BLOCKED") throw new Refused("workflow.external_step_not_waiting");
-    if (status !== "WAITING_FOR_EXTERNAL") return repeated(status, step.end?.output, completion);
-    const errorCode = outcome === "SUCCEEDED" ? null : `workflow.external_${outcome.toLowerCase()}`;
-    step.end = { ...endOf(outcome), output, errorCode, reason, completedBy };
+    const status = statusesOf(run).get(key) ?? "BLOCKED";
+    if (isEnded(status)) return repeated({ status, output: outputOf(run, step) }, completion, status);
+    if (status === "BLOCKED" && !keep) throw new Refused("workflow.external_step_not_waiting");
+    if (step.kept !== null) return { ...repeated(step.kept, completion, status), kept: true };
+    if (status === "BLOCKED") {
+      step.kept = told(completion);
+      return { status, completed: true, kept: true };
+    }
+    step.end = { ...endOf(completion.outcome), ...told(completion) };
     this.#fanOut();
-    return { status: outcome, completed: true };
+    return { status: completion.outcome, completed: true, kept: false };
   }
 
   // --- F-W7: append
@@ -368,6 +405,26 @@ export class Model {
       step.items = items.map(({ key }) => key);
       for (const item of items) this.#addStep(run, item);
     }
+  }
+
+  // --- F-W11: retry in place
+
+  retry(name: string, scope: Scope, key: string | null, keys: readonly string[] | null) {
+    const run = this.#runOf(name);
+    if (!inScope(run.plan.organization, scope)) throw new Refused("workflow.run_not_found");
+    const before = retryBefore(run, key, keys);
+    if (before !== undefined) {
+      return { status: runStatusOf(run), retried: before.retried.toSorted(), disposition: "already_applied" };
+    }
+    if (run.canceled !== null) throw new Refused("workflow.retry_run_canceled");
+    if (runStatusOf(run) !== "COMPLETED_WITH_ERRORS") throw new Refused("workflow.retry_not_failed");
+    const chosen = chosenSteps(run, keys);
+    const living = livingAgain(run, chosen);
+    for (const step of run.steps) if (!living.includes(step)) step.end = endAsItIs(run, step);
+    for (const step of living) liveAgain(step, chosen.includes(step));
+    const retried = chosen.map((step) => step.key).sort();
+    run.retries.push({ key, steps: keys, retried });
+    return { status: runStatusOf(run), retried, disposition: "applied" };
   }
 
   // --- F-W5, F-W10: the result
@@ -422,7 +479,7 @@ const leaseExpired = {
 
 function endOf(status: Ended): StepEnd {
   const nothing = { output: undefined, errorCode: null, errorMessage: null, completedBy: null, reason: null };
-  return { status, ...nothing, started: false, withRun: false };
+  return { status, ...nothing, started: false, withRun: false, released: null };
 }
 
 function endRun(job: Job, end: Omit<Job["ended"][number], "runNumber" | "attempt" | "workerId">): void {
@@ -453,9 +510,10 @@ function readyMap(runs: readonly Run[]): { run: Run; step: Step; items: StepPlan
 /** The items of a map step that has none yet and may have them now; null for any other step. */
 function itemsToCome(run: Run, step: Step): StepPlan[] | null {
   const { job, map } = step.plan;
-  const source = mapSource(run, step);
-  const succeeded = statusesOf(run).get(step.key) === "SUCCEEDED";
-  if (map === null || job === null || step.items !== null || !succeeded || !Array.isArray(source)) return null;
+  if (map === null || job === null || step.items !== null) return null;
+  // It has, in passing, when nothing is left to wait for.
+  const source = statusesOf(run).get(step.key) === "SUCCEEDED" ? mapSource(run, step) : null;
+  if (!Array.isArray(source)) return null;
   return source.map((payload, place) => ({
     key: `${step.key}[${place}]`,
     needs: [],
@@ -485,12 +543,87 @@ function mayBeAdded(run: Run, addition: Addition): boolean {
 }
 
 function isNew(run: Run, { key, steps }: Addition): boolean {
+  if (run.retries.some((retry) => retry.key === key)) throw new Refused("workflow.append_conflicting_retry");
   const before = run.additions.find((addition) => addition.key === key);
   if (before === undefined) return true;
   if (!sameValue(requestedSteps(before.steps), requestedSteps(steps))) {
     throw new Refused("workflow.append_conflicting_retry");
   }
   return false;
+}
+
+function retryBefore(run: Run, key: string | null, keys: readonly string[] | null) {
+  if (key === null) return undefined;
+  const before = run.retries.find((retry) => retry.key === key);
+  const requested = (steps: readonly string[] | null) => steps && [...new Set(steps)].sort();
+  const other = before !== undefined && !sameValue(requested(before.steps), requested(keys));
+  if (other || run.additions.some((addition) => addition.key === key))
+    throw new Refused("workflow.retry_conflicting_key");
+  return before;
+}
+
+/** Those that FAILED, or those that are named. */
+function chosenSteps(run: Run, keys: readonly string[] | null): Step[] {
+  const statuses = statusesOf(run);
+  if (keys !== null) return [...new Set(keys)].sort().map((key) => retryable(run, key));
+  const failed = run.steps.filter(({ key }) => statuses.get(key) === "FAILED");
+  const chosen = failed.filter(({ plan }) => plan.map === null);
+  if (failed.length === 0) throw new Refused("workflow.retry_step_not_failed");
+  if (chosen.length === 0) throw new Refused("workflow.retry_map_step");
+  return chosen;
+}
+
+function retryable(run: Run, key: string): Step {
+  const step = run.steps.find((candidate) => candidate.key === key);
+  if (step === undefined) throw new Refused("workflow.step_not_found");
+  const status = statusesOf(run).get(key);
+  const byRule = status === "CANCELED" && errorCodeOf(run, step) === UNSATISFIED;
+  if (status === "SUCCEEDED" || byRule) throw new Refused("workflow.retry_step_not_failed");
+  if (step.plan.map !== null) throw new Refused("workflow.retry_map_step");
+  return step;
+}
+
+/** The chosen, and each that was cancelled only because of such: nothing else stands against it. */
+function livingAgain(run: Run, chosen: readonly Step[]): Step[] {
+  const statuses = statusesOf(run);
+  const living = [...chosen];
+  const held = (step: Step) =>
+    needsOf(step).some(
+      ({ key, kind }) =>
+        kind === "ON_SUCCESS" && statuses.get(key) !== "SUCCEEDED" && !living.some((other) => other.key === key),
+    );
+  const next = () =>
+    run.steps.find(
+      (step) =>
+        !living.includes(step) &&
+        statuses.get(step.key) === "CANCELED" &&
+        errorCodeOf(run, step) === UNSATISFIED &&
+        !held(step),
+    );
+  for (let step = next(); step !== undefined; step = next()) living.push(step);
+  return living;
+}
+
+/** What was derived from its prerequisites stays when these live again. */
+function endAsItIs(run: Run, step: Step): StepEnd {
+  const status = statusesOf(run).get(step.key);
+  const released = wasReleased(run, step);
+  if (step.end !== null) return { ...step.end, released };
+  if (status === undefined || !isTerminal(status)) throw new Error(`${run.name}.${step.key} has not ended`);
+  const { completedBy = null, reason = null } = step.kept ?? {};
+  const [output, errorCode] = [outputOf(run, step), errorCodeOf(run, step)];
+  return { ...endOf(status), output, errorCode, completedBy, reason, released };
+}
+
+function isTerminal(status: StepStatus): status is Ended {
+  return isEnded(status);
+}
+
+function liveAgain(step: Step, chosen: boolean): void {
+  const worked = step.job !== null && step.job.ended.length > 0;
+  step.end = null;
+  if (chosen) step.kept = null;
+  if (step.job !== null && worked) Object.assign(step.job, { runNumber: step.job.runNumber + 1, attempt: 0 });
 }
 
 /** Of the prerequisites that succeeded. */
@@ -500,10 +633,18 @@ function outputsFor(run: Run, step: Step): Record<string, JsonValue | null> {
   return Object.fromEntries(succeeded.map(({ key }) => [key, outputOf(run, stepOf(run, key)) ?? null]));
 }
 
-function repeated(status: string | undefined, output: Output, completion: GateCompletion) {
-  if (status !== completion.outcome) throw new Refused("workflow.external_step_conflicting_completion_retry");
-  if (!sameValue(output, completion.output)) throw new Refused("workflow.external_step_conflicting_output_retry");
-  return { status: completion.outcome, completed: false };
+function told({ outcome, output, reason, completedBy }: GateCompletion): Kept {
+  const errorCode = outcome === "SUCCEEDED" ? null : `workflow.external_${outcome.toLowerCase()}`;
+  return { status: outcome, output, errorCode, reason, completedBy };
+}
+
+/** The same completion again, or another one. */
+function repeated(before: { status: StepStatus; output: Output }, again: GateCompletion, status: StepStatus) {
+  if (before.status !== again.outcome) throw new Refused("workflow.external_step_conflicting_completion_retry");
+  if (again.outcome === "SUCCEEDED" && !sameValue(before.output, again.output)) {
+    throw new Refused("workflow.external_step_conflicting_output_retry");
+  }
+  return { status, completed: false, kept: false };
 }
 
 /** (priority desc, run-at, id) */

@@ -387,10 +387,11 @@ const completeGate = fc
     output: anyOutput,
     reason: anyReason,
     completedBy: fc.constantFrom(null, "somebody"),
+    keep: fc.constantFrom(false, false, true),
   })
   .map(
-    ({ run: n, place, any, whom, outcome, output, reason, completedBy }): Operation => ({
-      toString: () => `complete ${any ? "step" : "gate"} ${place} of run ${n} as ${outcome}`,
+    ({ run: n, place, any, whom, outcome, output, reason, completedBy, keep }): Operation => ({
+      toString: () => `${keep ? "keep" : "complete"} ${any ? "step" : "gate"} ${place} of run ${n} as ${outcome}`,
       aim: (model) => {
         const run = picked(model.runs, n);
         if (run === undefined) return null;
@@ -400,12 +401,12 @@ const completeGate = fc
         const waiting = gates.filter((key) => statuses.get(key) === "WAITING_FOR_EXTERNAL");
         const key = any
           ? picked([...gates, ...keys, "nowhere"], place)
-          : picked(waiting.length > 0 || place > 1 ? waiting : gates, place);
+          : picked(!keep && (waiting.length > 0 || place > 1) ? waiting : gates, place);
         if (key === undefined) return null;
         const scope = scopeFor(run.plan.organization, whom);
         const given = outcome === "SUCCEEDED" ? output : undefined;
         return {
-          text: `${whom} completes ${run.name}.${key} as ${outcome} ${JSON.stringify(given) ?? ""}`.trim(),
+          text: `${whom} ${keep ? "keeps for" : "completes"} ${run.name}.${key} as ${outcome} ${JSON.stringify(given) ?? ""}`.trim(),
           act: (ledger) =>
             ledger.steps.complete(run.id, key, {
               scope,
@@ -413,9 +414,10 @@ const completeGate = fc
               ...(given === undefined ? {} : { output: given }),
               ...(reason === null ? {} : { reason }),
               ...(completedBy === null ? {} : { completedBy }),
+              ...(keep ? { keep } : {}),
             }),
           expected: (other) => {
-            const completion = { scope, outcome, output: given, reason, completedBy };
+            const completion = { scope, outcome, output: given, reason, completedBy, keep };
             return { runId: run.id, stepKey: key, ...other.completeGate(run.name, key, completion) };
           },
         };
@@ -473,6 +475,37 @@ const resendAddition = fc.record({ place: fc.nat(9), whom: whose }).map(
     },
   }),
 );
+
+const retry = fc
+  .record({
+    n: fc.nat(5),
+    whom: whose,
+    key: seldom(fc.constantFrom("m1", "r1", "r2")),
+    places: seldom(fc.array(fc.nat(9), { minLength: 1, maxLength: 3 })),
+  })
+  .map(
+    ({ n, whom, key, places }): Operation => ({
+      toString: () => `retry run ${n}`,
+      aim: (model) => {
+        const failed = model.runs.filter((run) => model.runStatus(run) === "COMPLETED_WITH_ERRORS");
+        const run = picked(failed.length > 0 ? failed : model.runs, n);
+        if (run === undefined) return null;
+        const { id, name } = run;
+        const scope = scopeFor(run.plan.organization, whom);
+        const all = [...run.steps.map((step) => step.key), "nowhere"];
+        const steps = places?.map((place) => all[place % all.length] ?? "") ?? null;
+        return {
+          text: `${whom} retries ${steps?.join(", ") ?? "what failed"} of ${name}${key === null ? "" : ` under ${key}`}`,
+          act: async (ledger) => {
+            const request = { scope, ...(key === null ? {} : { key }), ...(steps === null ? {} : { steps }) };
+            const { retried, ...answer } = await ledger.runs.retry(id, request);
+            return { ...answer, retried: [...retried].sort() };
+          },
+          expected: (other) => ({ runId: id, ...other.retry(name, scope, key, steps) }),
+        };
+      },
+    }),
+  );
 
 const cancelRun = fc.record({ n: fc.nat(5), whom: whose, reason: anyReason }).map(
   ({ n, whom, reason }): Operation => ({
@@ -535,6 +568,7 @@ export const anyOperation: fc.Arbitrary<Operation> = fc.oneof(
   { weight: 10, arbitrary: completeGate },
   { weight: 5, arbitrary: append },
   { weight: 2, arbitrary: resendAddition },
+  { weight: 6, arbitrary: retry },
   { weight: 2, arbitrary: enqueueRuns },
   { weight: 2, arbitrary: resendRun },
   { weight: 1, arbitrary: enqueueJobs },

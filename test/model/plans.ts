@@ -79,10 +79,8 @@ export const anyAddition: fc.Arbitrary<AdditionGiven> = fc.record({
 
 export function additionTo(old: readonly string[], { key, steps, first, astray }: AdditionGiven): Addition {
   const own = steps.map((_, place) => newKeys[(first + place) % newKeys.length] ?? "");
-  return {
-    key,
-    steps: stepsOf(steps, own, astray ? [...old, "nowhere"] : old.filter((known) => !own.includes(known))),
-  };
+  const before = [...old, ...(astray ? ["nowhere"] : [])].filter((known) => !own.includes(known));
+  return { key, steps: stepsOf(steps, own, before) };
 }
 
 export const anyRun: fc.Arbitrary<RunPlan> = fc

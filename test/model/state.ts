@@ -66,7 +66,12 @@ export interface StepEnd {
   readonly started: boolean;
   /** It ended because its run was cancelled, perhaps before it was released. */
   readonly withRun: boolean;
+  /** Whether it was ever runnable, where that cannot be told any more because prerequisites live again. */
+  readonly released: boolean | null;
 }
+
+/** How a gate is to end as soon as it opens. */
+export type Kept = Pick<StepEnd, "status" | "output" | "errorCode" | "completedBy" | "reason">;
 
 export interface Step {
   id: string;
@@ -75,6 +80,8 @@ export interface Step {
   /** Of a JOB step. */
   readonly job: Job | null;
   end: StepEnd | null;
+  /** Of a gate that was completed before it opened. */
+  kept: Kept | null;
   /** The keys of a map step's items, once it has fanned out. */
   items: readonly string[] | null;
 }
@@ -86,6 +93,7 @@ export interface Run {
   readonly steps: Step[];
   /** What was added, and what was answered to it. */
   readonly additions: (Addition & { readonly statuses: Readonly<Record<string, StepStatus>> })[];
+  readonly retries: { readonly key: string | null; readonly steps: readonly string[] | null; retried: string[] }[];
   canceled: { readonly reason: string | null } | null;
 }
 
