@@ -347,7 +347,9 @@ export class Model {
     for (const [key, status] of statusesOf(run)) {
       const step = stepOf(run, key);
       if (isEnded(status)) continue;
-      step.end = { ...endOf("CANCELED"), reason, started: step.job?.lease != null, withRun: true };
+      // What a gate kept in vain stays with it.
+      const kept = { ...endOf("CANCELED"), ...step.kept, status: "CANCELED" } as const;
+      step.end = { ...kept, reason, started: step.job?.lease != null, withRun: true };
       if (step.job !== null && status !== "BLOCKED") endRun(step.job, canceledJob(reason));
     }
     run.canceled = { reason };
