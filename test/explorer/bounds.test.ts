@@ -26,11 +26,19 @@ const locks: Record<string, string> = {
   "the release lock, shared": `select pg_advisory_xact_lock_shared(${key})`,
 };
 const obstacles: Actor[] = [
-  ...Object.entries(locks).map(([name, lock]): Actor => ({
-    name,
-    obstacle: "until all others have ended",
-    run: ({ db }) => db.transaction().execute((trx) => sql.raw(lock).execute(trx).then(() => null)),
-  })),
+  ...Object.entries(locks).map(
+    ([name, lock]): Actor => ({
+      name,
+      obstacle: "until all others have ended",
+      run: ({ db }) =>
+        db.transaction().execute((trx) =>
+          sql
+            .raw(lock)
+            .execute(trx)
+            .then(() => null),
+        ),
+    }),
+  ),
   {
     name: "the idempotency keys",
     obstacle: "until all others have ended",
@@ -42,13 +50,19 @@ const obstacles: Actor[] = [
   },
 ];
 
-test.each(obstacles.map((obstacle) => [obstacle.name, obstacle] as const))("%s", async (_, obstacle) => {
-  const unbounded: string[] = [];
-  for (const player of Object.values(operations).flatMap((operation) => playersOf(operation, bind))) {
-    await reset();
-    const { faults, waits, outcomes } = await play(stage, [player, obstacle], (options) => options[0] ?? null);
-    process.stderr.write(`${obstacle.name} | ${player.name} | ${waits.map(({statement}) => statement)} | ${faults} | ${JSON.stringify(outcomes?.[0], (k,v)=> k==='cause'? undefined: v)}\n`);
-    unbounded.push(...faults);
-  }
-  expect(unbounded).toEqual([]);
-}, 300_000);
+test.each(obstacles.map((obstacle) => [obstacle.name, obstacle] as const))(
+  "%s",
+  async (_, obstacle) => {
+    const unbounded: string[] = [];
+    for (const player of Object.values(operations).flatMap((operation) => playersOf(operation, bind))) {
+      await reset();
+      const { faults, waits, outcomes } = await play(stage, [player, obstacle], (options) => options[0] ?? null);
+      process.stderr.write(
+        `${obstacle.name} | ${player.name} | ${waits.map(({ statement }) => statement)} | ${faults} | ${JSON.stringify(outcomes?.[0], (k, v) => (k === "cause" ? undefined : v))}\n`,
+      );
+      unbounded.push(...faults);
+    }
+    expect(unbounded).toEqual([]);
+  },
+  300_000,
+);

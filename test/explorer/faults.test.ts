@@ -19,9 +19,11 @@ function player(name: string, run: Actor["run"]): Player {
 }
 
 function inOneTransaction(name: string, statements: Statements): Player {
-  return player(name, ({ db }) => db.transaction().execute(async (trx) => {
-    await statements(trx);
-  }));
+  return player(name, ({ db }) =>
+    db.transaction().execute(async (trx) => {
+      await statements(trx);
+    }),
+  );
 }
 
 async function explored(players: readonly Player[], obstacles: readonly Actor[] = []): Promise<string> {
@@ -34,7 +36,8 @@ async function explored(players: readonly Player[], obstacles: readonly Actor[] 
   return "nothing was found";
 }
 
-const run = (type: string, strength: string) => sql`select from runledger.workflow_runs where type = ${type} ${sql.raw(strength)}`;
+const run = (type: string, strength: string) =>
+  sql`select from runledger.workflow_runs where type = ${type} ${sql.raw(strength)}`;
 const touched = (type: string) => sql`update runledger.workflow_runs set canceled_reason = 'x' where type = ${type}`;
 
 describe("a deadlock:", () => {
@@ -50,23 +53,34 @@ describe("a deadlock:", () => {
   });
 
   test("two rows that are locked in opposite order", async () => {
-    const inOrder = (...types: string[]): Statements => async (trx) => {
-      for (const type of types) await run(type, "for update").execute(trx);
-    };
-    const found = await explored([inOneTransaction("one", inOrder("a", "b")), inOneTransaction("other", inOrder("b", "a"))]);
+    const inOrder =
+      (...types: string[]): Statements =>
+      async (trx) => {
+        for (const type of types) await run(type, "for update").execute(trx);
+      };
+    const found = await explored([
+      inOneTransaction("one", inOrder("a", "b")),
+      inOneTransaction("other", inOrder("b", "a")),
+    ]);
 
     expect(found).toContain("deadlock in");
   });
 
   test("a statement that locks its rows in the order given, once something stands in the middle of them", async () => {
     const keys = ["both", "d1", "d2"];
-    const unsorted = (steps: readonly string[]): Statements => (trx) =>
-      sql`select from unnest(${steps}::text[]) as given cross join lateral (
+    const unsorted =
+      (steps: readonly string[]): Statements =>
+      (trx) =>
+        sql`select from unnest(${steps}::text[]) as given cross join lateral (
           select from runledger.workflow_steps
           where run_id = (select id from runledger.workflow_runs where type = 'a') and step_key = given for update
         ) as locked`.execute(trx);
     const players = [inOneTransaction("one", unsorted(keys)), inOneTransaction("other", unsorted([...keys].reverse()))];
-    const obstacle: Actor = { name: "obstacle", obstacle: "until nobody else can go on", run: ({ db }) => db.transaction().execute(unsorted(["d1"])) };
+    const obstacle: Actor = {
+      name: "obstacle",
+      obstacle: "until nobody else can go on",
+      run: ({ db }) => db.transaction().execute(unsorted(["d1"])),
+    };
 
     expect(await explored(players)).toBe("nothing was found");
     expect(await explored(players, [obstacle])).toContain("deadlock in");

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import { createLedger } from "../../src/index.ts";
 import { playAll, playSome, randomness } from "./explore.ts";
-import { alone, type Operation, playersOf } from "./operations.ts";
+import { alone, type LedgerOf, type Operation, playersOf } from "./operations.ts";
 import { Proof } from "./proof.ts";
 import { Stage } from "./stage.ts";
 import { oneRun, twoRuns, type World } from "./worlds.ts";
@@ -14,13 +14,13 @@ const EACH = 20;
 
 const stage = await Stage.open();
 const worlds = { "one run": await oneRun(stage), "two runs": await twoRuns(stage) };
-const bind = (db: Parameters<typeof createLedger>[0]["db"]) => createLedger({ db });
+const bind: LedgerOf = (db) => createLedger({ db });
 
 let total = 0;
 describe("every order of", () => {
   const triples: [keyof typeof worlds, string, string, string][] = [
     // A release that the cancel waits for adds a job, and a worker takes and completes it before the cancel goes on.
-    ["one run", "cancel the run", "gate succeeds", "work on one.freed"],
+    ["one run", "cancel the run", "gate of one succeeds", "work on one.freed"],
     ["one run", "complete a", "complete b", "cancel the run"],
     ["two runs", "complete a1 b1", "complete b2 a2", "cancel a"],
   ];

@@ -1,7 +1,9 @@
 /** The operations that are explored: each is one call of the ledger's public functions. */
-import type { Ledger, LedgerErrorCode, Settlement } from "../../src/index.ts";
+import type { RunledgerDatabase } from "../../src/database/tables.ts";
+import type { Ledger, LedgerErrorCode, StepSettlement } from "../../src/index.ts";
 import { isLedgerError } from "../../src/index.ts";
 import type { Actor } from "./play.ts";
+import type { Session } from "./session.ts";
 
 export interface Operation {
   readonly name: string;
@@ -47,10 +49,10 @@ export function inTransaction(operation: Operation, bind: LedgerOf): Player {
   };
 }
 
-type LedgerOf = (db: Parameters<Actor["run"]>[0]["db"]) => Ledger;
+export type LedgerOf = (db: Session["db"]) => Ledger<RunledgerDatabase>;
 
 /** A LedgerError that leaves the transaction alive becomes a word; all others end it. */
-async function inWords(call: Promise<unknown>): Promise<unknown> {
+export async function inWords(call: Promise<unknown>): Promise<unknown> {
   try {
     return await call;
   } catch (error) {
@@ -64,7 +66,7 @@ export function wordOf(code: string): string {
 }
 
 /** Settles, and answers item by item. */
-export async function settle(ledger: Ledger, settlements: readonly Settlement[]): Promise<string[]> {
+export async function settle(ledger: Ledger, settlements: readonly StepSettlement[]): Promise<string[]> {
   const results = await ledger.jobs.settle(settlements);
   return results.map((result) => (result.ok ? result.status : wordOf(result.error.code)));
 }
@@ -75,7 +77,7 @@ export function codesIn(answer: unknown): string[] {
 }
 
 /** Settles a batch; outside of a transaction item by item, each with its own outcome. */
-export function settling(name: string, settlements: readonly Settlement[]): Operation {
+export function settling(name: string, settlements: readonly StepSettlement[]): Operation {
   const codes = ["job.lease_owner_mismatch"] as const;
   const parts = settlements.map(
     (item): Operation => ({ name, codes, call: async (l) => (await settle(l, [item]))[0] }),

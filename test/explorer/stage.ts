@@ -160,13 +160,15 @@ const step = (id: string) => `(select step_key from runledger.workflow_steps as 
 const listed = {
   runs: `select jsonb_build_array(type, status, step_count, open_count, waiting_count, errored_count)
     from runledger.workflow_runs`,
-  steps: `select jsonb_build_array(r.type, step_key, s.status, pending_count, unsatisfied_count, dependent_count, error_code, output)
+  steps: `select jsonb_build_array(r.type, step_key, s.status, pending_count, unsatisfied_count, dependent_count, error_code, output,
+      reason, completed_by, kept_outcome, expires_at < now(), item_count, child_run_id is null, job_run_number)
     from runledger.workflow_steps as s join runledger.workflow_runs as r on r.id = s.run_id`,
   edges: `select jsonb_build_array(${step("prerequisite_id")}, ${step("step_id")}, kind)
     from runledger.workflow_step_dependencies`,
   queue: `select jsonb_build_array(type, status, run_number, attempt, worker_id, lease_expires_at < now(), ${step("workflow_step_id")})
     from runledger.job_queue`,
   ledger: "select jsonb_build_array(type, status, run_number, attempt, failure_kind) from runledger.job_ledger",
+  mutations: "select jsonb_build_array(mutation_key, mutation) from runledger.workflow_run_mutations",
   attempts: "select jsonb_build_array(run_number, attempt, failure_kind) from runledger.job_attempts",
   jobKeys: "select jsonb_build_array(key) from runledger.job_idempotency_keys",
   runKeys: "select jsonb_build_array(key) from runledger.workflow_idempotency_keys",

@@ -1,17 +1,10 @@
 /** What the schedules start from, and the operations that meet there. */
-import type { ClaimedJob, GraphSpec, Lease, Ledger, Settlement } from "../../src/index.ts";
+import type { GraphSpec, Lease, Settlement } from "../../src/index.ts";
 import { expire } from "../jobs/fixtures.ts";
-import { failure, globally, graphOf } from "../runs/fixtures.ts";
-import { type Operation, settle, settling, wordOf } from "./operations.ts";
+import { failure, graphOf } from "../runs/fixtures.ts";
+import * as acts from "./acts.ts";
+import { type Operation, settling } from "./operations.ts";
 import type { Reset, Stage } from "./stage.ts";
-
-const LEASE_SECONDS = 86_400;
-const lost = ["job.lease_owner_mismatch"] as const;
-const gateTaken = [
-  "workflow.release_conflict",
-  "workflow.external_step_not_waiting",
-  "workflow.external_step_conflicting_completion_retry",
-] as const;
 
 export interface World {
   readonly reset: Reset;
@@ -42,43 +35,34 @@ export async function oneRun(stage: Stage): Promise<World & { readonly runId: st
   await ledger.jobs.enqueue("lone", null);
   await ledger.jobs.enqueue("lone.gone", null);
   const [a, b, gone] = [
-    await leaseOf(ledger, "one.a"),
-    await leaseOf(ledger, "one.b"),
-    await leaseOf(ledger, "one.gone"),
+    await acts.leaseOf(ledger, "one.a"),
+    await acts.leaseOf(ledger, "one.b"),
+    await acts.leaseOf(ledger, "one.gone"),
   ];
-  const [lone, loneGone] = [await leaseOf(ledger, "lone"), await leaseOf(ledger, "lone.gone")];
+  const [lone, loneGone] = [await acts.leaseOf(ledger, "lone"), await acts.leaseOf(ledger, "lone.gone")];
   await expire(stage.database, [gone.jobId, loneGone.jobId]);
   const reset = await stage.keep();
   return {
     reset,
     runId: id,
-    operations: byName([
-      claim("one.free"),
-      claim("one.any"),
-      completes("a", a),
-      completes("b", b),
-      fails("b", b),
-      { name: "retry a", codes: lost, call: (l) => settle(l, [{ lease: a, failure: { code: "again", message: "" } }]) },
-      cancelsRun("the run", id),
-      cancelsJob("the lone job", lone.jobId),
-      { ...cancelsJob("the job of a", a.jobId), codes: ["job.workflow_requeue_not_supported"] },
-      completes("the lone job", lone),
-      {
-        name: "gate succeeds",
-        transaction: true,
-        codes: gateTaken,
-        call: async (l) => (await l.steps.complete(id, "gate", globally)).completed,
-      },
-      {
-        name: "gate fails",
-        transaction: true,
-        codes: gateTaken,
-        call: async (l) => (await l.steps.complete(id, "gate", { ...globally, outcome: "FAILED" })).completed,
-      },
-      works("one.freed"),
-      reaps(),
-      enqueuesRun(),
-      enqueuesJob(),
+    operations: acts.byName([
+      acts.claim("one.free"),
+      acts.claim("one.any"),
+      acts.completes("a", a),
+      acts.completes("b", b),
+      acts.fails("b", b),
+      acts.retries("a", a),
+      acts.cancelsRun("the run", id),
+      acts.cancelsJob("the lone job", lone.jobId),
+      { ...acts.cancelsJob("the job of a", a.jobId), codes: ["job.workflow_requeue_not_supported"] },
+      acts.completes("the lone job", lone),
+      acts.completesGate("one", id),
+      acts.completesGate("one", id, "FAILED"),
+      acts.appends("one", id),
+      acts.works("one.freed"),
+      acts.reaps(),
+      acts.enqueuesRun(),
+      acts.enqueuesJob(),
     ]),
   };
 }
@@ -92,112 +76,6 @@ function withAttempts({ steps, ...graph }: GraphSpec, key: string): GraphSpec {
   };
 }
 
-async function leaseOf(ledger: Ledger, type: string): Promise<Lease> {
-  const [job]: ClaimedJob[] = await ledger.jobs.claim({
-    workerId: "worker",
-    limit: 1,
-    types: [type],
-    leaseSeconds: LEASE_SECONDS,
-  });
-  if (job === undefined) throw new Error(`no job of type ${type}`);
-  return job.lease;
-}
-
-function claim(type: string): Operation {
-  return {
-    name: `claim ${type}`,
-    call: async (ledger) =>
-      (await ledger.jobs.claim({ workerId: "late", limit: 5, types: [type] })).map((job) => job.type),
-  };
-}
-
-/** Claims a job of a type, if there is one, and completes it: two operations of one session. */
-function works(type: string): Operation {
-  const name = `work on ${type}`;
-  let job: ClaimedJob | undefined;
-  const take = async (ledger: Ledger) => {
-    [job] = await ledger.jobs.claim({ workerId: "late", limit: 1, types: [type] });
-    return job?.type ?? "nothing";
-  };
-  const finish = async (ledger: Ledger) => {
-    const taken = job;
-    job = undefined;
-    return taken === undefined ? "nothing" : (await settle(ledger, [{ lease: taken.lease, success: {} }]))[0];
-  };
-  return {
-    name,
-    codes: lost,
-    parts: [
-      { name, call: take },
-      { name, call: finish },
-    ],
-    call: async (ledger) => [await take(ledger), await finish(ledger)],
-  };
-}
-
-function completes(what: string, lease: Lease): Operation {
-  return {
-    name: `complete ${what}`,
-    codes: lost,
-    call: (ledger) => settle(ledger, [{ lease, success: { output: what } }]),
-  };
-}
-
-function fails(what: string, lease: Lease): Operation {
-  return { name: `fail ${what}`, codes: lost, call: (ledger) => settle(ledger, [{ lease, failure }]) };
-}
-
-function cancelsRun(what: string, id: string): Operation {
-  return {
-    name: `cancel ${what}`,
-    transaction: true,
-    call: async (ledger) => {
-      const { status, canceled } = await ledger.runs.cancel(id, { ...globally, reason: "explored" });
-      return { status, canceled };
-    },
-  };
-}
-
-function cancelsJob(what: string, id: string): Operation {
-  return {
-    name: `cancel ${what}`,
-    call: async (ledger) => {
-      const { status, canceled } = await ledger.jobs.cancel(id, globally);
-      return { status, canceled };
-    },
-  };
-}
-
-function reaps(): Operation {
-  return {
-    name: "reap",
-    call: async (ledger) => {
-      const { setAside } = await ledger.jobs.reap();
-      // Two that reap at the same time share the leases, so only what they set aside is compared.
-      return setAside.map(({ error }) => wordOf(error.code));
-    },
-  };
-}
-
-function enqueuesRun(): Operation {
-  return {
-    name: "enqueue a run by key",
-    call: async (ledger) =>
-      (await ledger.runs.enqueue(graphOf("keyed", { x: [], y: ["x"] }), { idempotencyKey: "k" })).disposition,
-  };
-}
-
-function enqueuesJob(): Operation {
-  return {
-    name: "enqueue a job by key",
-    call: async (ledger) => (await ledger.jobs.enqueue("keyed", null, { idempotencyKey: "k" })).disposition,
-  };
-}
-
-function byName(operations: readonly Operation[]): Record<string, Operation> {
-  return Object.fromEntries(operations.map((operation) => [operation.name, operation]));
-}
-
 /** Two runs with two running roots each, a dependent of both and one of each, a gate, and a step whose worker is gone. */
 export async function twoRuns(stage: Stage): Promise<World> {
   const { ledger } = stage;
@@ -208,18 +86,14 @@ export async function twoRuns(stage: Stage): Promise<World> {
   const bad = (lease: Lease) => ({ lease, failure });
   return {
     reset,
-    operations: byName([
+    operations: acts.byName([
       batch("complete a1 b1", ok(a.r1), ok(b.r1)),
       batch("complete b2 a2", ok(b.r2), ok(a.r2)),
       batch("fail a1 b1", bad(a.r1), bad(b.r1)),
-      batch("fail b2 a2", bad(b.r2), bad(a.r2)),
-      batch("fail a1, complete b1", bad(a.r1), ok(b.r1)),
       batch("fail b2, complete a2", bad(b.r2), ok(a.r2)),
-      cancelsRun("a", a.id),
-      cancelsRun("b", b.id),
-      completesGate("a", a.id),
-      completesGate("b", b.id),
-      reaps(),
+      acts.cancelsRun("a", a.id),
+      acts.completesGate("a", a.id),
+      acts.reaps(),
     ]),
   };
 
@@ -236,8 +110,8 @@ export async function twoRuns(stage: Stage): Promise<World> {
         sad: ["gone?", "r2"],
       }),
     );
-    const [r1, r2] = [await leaseOf(ledger, `${type}.r1`), await leaseOf(ledger, `${type}.r2`)];
-    await expire(database, [(await leaseOf(ledger, `${type}.gone`)).jobId]);
+    const [r1, r2] = [await acts.leaseOf(ledger, `${type}.r1`), await acts.leaseOf(ledger, `${type}.r2`)];
+    await expire(database, [(await acts.leaseOf(ledger, `${type}.gone`)).jobId]);
     return { id, r1, r2 };
   }
 }
@@ -255,7 +129,7 @@ export async function wide(stage: Stage): Promise<WideWorld> {
   for (const type of ["u", "v", "w"]) {
     const steps = { r1: [], r2: [], d0: ["r1", "r2"], d1: ["r1", "r2"], d2: ["r1", "r2"], d3: ["r1", "r2"] };
     const { id } = await ledger.runs.enqueue(graphOf(type, steps));
-    runs.push({ id, type, r1: await leaseOf(ledger, `${type}.r1`), r2: await leaseOf(ledger, `${type}.r2`) });
+    runs.push({ id, type, r1: await acts.leaseOf(ledger, `${type}.r1`), r2: await acts.leaseOf(ledger, `${type}.r2`) });
   }
   // Those of the run in the middle: there are rows before and after each.
   const rows = Object.fromEntries(
@@ -284,7 +158,7 @@ export async function wide(stage: Stage): Promise<WideWorld> {
   return {
     reset,
     rows,
-    operations: byName([
+    operations: acts.byName([
       batch("complete the first roots", firsts, { success: {} }),
       batch("complete the second roots", seconds, { success: {} }),
       batch("fail the first roots", firsts, { failure }),
@@ -293,16 +167,120 @@ export async function wide(stage: Stage): Promise<WideWorld> {
       batch("complete all, last first", [...all].reverse(), { success: {} }),
       batch("fail all", all, { failure }),
       batch("fail all, last first", [...all].reverse(), { failure }),
-      ...runs.map(({ id, type }) => cancelsRun(type, id)),
+      ...runs.map(({ id, type }) => acts.cancelsRun(type, id)),
     ]),
   };
 }
 
-function completesGate(what: string, id: string): Operation {
+/** A run with an open gate whose time is over, another that is not open yet, and a running step; it is past its deadline too. */
+export async function growing(stage: Stage): Promise<World> {
+  const { ledger, database } = stage;
+  const graph = graphOf("live", { k: [], gate: [], next: ["gate?"], gateLater: ["k"], end: ["gateLater"] });
+  const expires = { afterSeconds: 1, outcome: "FAILED" } as const;
+  const steps = graph.steps.map((step) => (step.key === "gate" ? { ...step, expires } : step));
+  const { id } = await ledger.runs.enqueue({ ...graph, steps });
+  const k = await acts.leaseOf(ledger, "live.k");
+  await database.pool.query(
+    "update runledger.workflow_steps set expires_at = now() - interval '1 second' where step_key = 'gate'",
+  );
   return {
-    name: `gate of ${what}`,
-    transaction: true,
-    codes: gateTaken,
-    call: async (l) => (await l.steps.complete(id, "gate", globally)).completed,
+    reset: await stage.keep(),
+    operations: acts.byName([
+      acts.firesTimers(),
+      acts.completesGate("live", id),
+      acts.keepsGate("gateLater", id, "gateLater"),
+      acts.appends("live", id),
+      acts.completesAndAppends("live", k),
+      acts.fails("k", k),
+      acts.cancelsRun("live", id),
+    ]),
   };
+}
+
+/** A run that has ended with errors: it can live again. */
+export async function ended(stage: Stage): Promise<World> {
+  const { ledger } = stage;
+  const { id } = await ledger.runs.enqueue(
+    graphOf("over", { bad: [], worse: [], good: [], both: ["bad", "worse"], any: ["bad?"] }),
+  );
+  for (const key of ["good", "bad", "worse", "any"]) {
+    const lease = await acts.leaseOf(ledger, `over.${key}`);
+    await ledger.jobs.settle([key === "good" || key === "any" ? { lease, success: {} } : { lease, failure }]);
+  }
+  return {
+    reset: await stage.keep(),
+    operations: acts.byName([
+      acts.retriesRun("over", id),
+      acts.startsAgain("over", id),
+      acts.works("over.bad"),
+      acts.claim("over.worse"),
+      acts.cancelsRun("over", id),
+    ]),
+  };
+}
+
+/** A run one step of which is a child run, which is about to end, and one that is a child that nobody has started. */
+export async function family(stage: Stage): Promise<World> {
+  const { ledger } = stage;
+  const child = graphOf("kid", { k1: [], k2: [] });
+  const parent = graphOf("parent", { own: [], after: [] });
+  const { id } = await ledger.runs.enqueue({
+    ...parent,
+    steps: [
+      ...parent.steps.filter(({ key }) => key === "own"),
+      { key: "child", child: { graph: child }, dependencies: [] },
+      { key: "other", child: { graph: graphOf("other", { o: [] }) }, dependencies: [] },
+      ...graphOf("parent", { after: ["child", "own"], any: ["child?"] }).steps,
+    ],
+  });
+  const [job] = await ledger.jobs.claim({ workerId: "worker", limit: 1, types: ["runledger.child_run"] });
+  if (job === undefined) throw new Error("there is no child run to start");
+  const { childRunId } = await ledger.runs.advanceChild(job);
+  const first = (await ledger.jobs.claim({ workerId: "worker", limit: 1, types: ["kid.k1"] }))[0];
+  if (first !== undefined) await ledger.jobs.complete(first.lease);
+  const [k2, own] = [await acts.leaseOf(ledger, "kid.k2"), await acts.leaseOf(ledger, "parent.own")];
+  return {
+    reset: await stage.keep(),
+    operations: acts.byName([
+      acts.completes("the child's last step", k2),
+      acts.fails("the child's last step", k2),
+      acts.fails("a step of the parent", own),
+      acts.worksOnChild(),
+      acts.cancelsRun("the parent", id),
+      acts.cancelsRun("the child", childRunId),
+    ]),
+  };
+}
+
+/** A run whose map step is about to fan out, and one whose map step waits for its last two items. */
+export async function maps(stage: Stage): Promise<World> {
+  const { ledger } = stage;
+  const [out, back] = [mapped("out"), mapped("back")];
+  const [{ id: outId }, { id: backId }] = [await ledger.runs.enqueue(out), await ledger.runs.enqueue(back)];
+  const list = await acts.leaseOf(ledger, "out.list");
+  await ledger.jobs.complete(await acts.leaseOf(ledger, "back.list"), { output: [1, 2] });
+  const [one, two] = [await acts.leaseOf(ledger, "back.each"), await acts.leaseOf(ledger, "back.each")];
+  return {
+    reset: await stage.keep(),
+    operations: acts.byName([
+      settling("complete the list", [{ lease: list, success: { output: [1, 2] } }]),
+      acts.fails("the list", list),
+      acts.completes("one item", one),
+      acts.completes("the other item", two),
+      acts.fails("the other item", two),
+      acts.cancelsRun("what fans out", outId),
+      acts.cancelsRun("what comes back", backId),
+    ]),
+  };
+}
+
+function mapped(type: string): GraphSpec {
+  const { steps, ...graph } = graphOf(type, { list: [], after: ["each"] });
+  const each = {
+    key: "each",
+    job: { type: `${type}.each`, maxAttempts: 1 },
+    map: { over: "list" },
+    dependencies: [{ key: "list", kind: "ON_SUCCESS" as const }],
+  };
+  return { ...graph, steps: [...steps, each] };
 }
