@@ -48,6 +48,13 @@ export { createLedger, type Jobs, type Ledger, type LedgerOptions, type Runs, ty
 export type { AppendRequest } from "./runs/additions.ts";
 export type { AppendedSteps, AppendOptions } from "./runs/append.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
+export type {
+  CanceledRuns,
+  CancelFilter,
+  CancelManyOptions,
+  CancelProgress,
+  LiveRunStatus,
+} from "./runs/cancel-many.ts";
 export type { AdvancedChild } from "./runs/child.ts";
 export { type DefineWorkflowOptions, defineWorkflow } from "./runs/definition.ts";
 export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
@@ -62,6 +69,7 @@ export {
   WorkflowAddition,
   WorkflowBuilder,
 } from "./runs/graph.ts";
+export type { HandleOptions, ResultType, RunHandle } from "./runs/handle.ts";
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { RecoverRunOptions, RerunOptions } from "./runs/recover.ts";

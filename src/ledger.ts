@@ -34,8 +34,10 @@ import {
 } from "./jobs/running.ts";
 import { type AppendedSteps, type AppendOptions, appendSteps } from "./runs/append.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
+import { type CanceledRuns, type CancelManyOptions, cancelManyRuns } from "./runs/cancel-many.ts";
 import { type AdvancedChild, advanceChild } from "./runs/child.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
+import { type HandleOptions, type ResultType, RunHandle } from "./runs/handle.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { type RecoverRunOptions, type RerunOptions, recoverRun, rerunRun } from "./runs/recover.ts";
@@ -121,7 +123,8 @@ export class Ledger<DB = AnyDatabase> {
   }
 
   /**
-   * Calls `handler` when runnable jobs are announced, and with null after a gap in the announcements.
+   * Calls `handler` when runnable jobs are announced, and with null once it listens for that, at first and after
+   * a loss of the connection: what was announced before has not been heard.
    * Returns what ends it; null when the ledger was made without `listen`.
    */
   onJobs(handler: NotificationHandler): (() => void) | null {
@@ -294,6 +297,16 @@ class Runs {
     return cancelRun(this.#executor, runId, options);
   }
 
+  /** Cancels all live runs that a filter finds, in bounded batches. */
+  cancelMany(options: CancelManyOptions): Promise<CanceledRuns> {
+    return cancelManyRuns(this.#executor, options);
+  }
+
+  /** A handle on one run; its result is typed when the workflow's definition is given. */
+  handle<Result = JsonValue>(runId: string, options: HandleOptions<Result>): RunHandle<Result> {
+    return new RunHandle(this.#executor, this.#listener, runId, options);
+  }
+
   /** Expires gates and cancels runs that are past their deadline. A worker that reaps does so by itself. */
   fireTimers(options?: FireTimersOptions): Promise<FiredTimers> {
     return fireTimers(this.#executor, options);
@@ -325,11 +338,7 @@ class Runs {
   }
 
   /** The result step's output, once the run has succeeded; typed when the workflow's definition is given. */
-  getResult<Result>(
-    runId: string,
-    // Without its input's type, which stands in both directions and would fit no other workflow's.
-    options: ResultOptions & { readonly workflow: Pick<WorkflowDefinition<string, never, Result>, "type" | "result"> },
-  ): Promise<Result>;
+  getResult<Result>(runId: string, options: ResultOptions & { readonly workflow: ResultType<Result> }): Promise<Result>;
   getResult(runId: string, options: ResultOptions): Promise<JsonValue>;
   getResult(runId: string, options: ResultOptions): Promise<unknown> {
     return getResult(this.#executor, this.#listener, runId, options);

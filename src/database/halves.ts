@@ -27,6 +27,6 @@ export async function inHalves<T>(
 }
 
 /** Nothing is wrong with the items. */
-function isDatabaseGone({ code }: LedgerError): boolean {
+export function isDatabaseGone({ code }: LedgerError): boolean {
   return code === "db.unavailable" || code === "db.commit_unconfirmed" || code === "schema.missing";
 }

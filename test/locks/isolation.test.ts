@@ -51,6 +51,16 @@ const guarded: readonly [string, LedgerErrorCode, (ledger: Ledger) => Promise<un
   ["jobs.reap", "workflow.terminal_completion_unsupported_isolation", (l) => l.jobs.reap()],
   ["runs.cancel", "workflow.cancel_unsupported_isolation", (l) => l.runs.cancel(run.id, { scope: globally })],
   [
+    "runs.cancelMany",
+    "workflow.cancel_unsupported_isolation",
+    (l) => l.runs.cancelMany({ scope: globally, filter: { ids: [run.id] } }),
+  ],
+  [
+    "a handle's cancel",
+    "workflow.cancel_unsupported_isolation",
+    (l) => l.runs.handle(run.id, { scope: globally }).cancel(),
+  ],
+  [
     "runs.enqueue with a key",
     "workflow.enqueue_idempotency_unsupported_isolation",
     (l) => l.runs.enqueue(graph.build(), { idempotencyKey: "k" }),

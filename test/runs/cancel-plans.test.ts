@@ -3,8 +3,8 @@
  * transaction that is rolled back; RUNLEDGER_TEST_PLAN_FIGURES=1 shows the figures.
  */
 import { afterEach, beforeAll, expect, test } from "@jest/globals";
-import { Kysely, PostgresDialect } from "kysely";
-import { createLedger, type StepSpec } from "../../src/index.ts";
+import { Kysely, type LogEvent, PostgresDialect } from "kysely";
+import { type CancelFilter, createLedger, type StepSpec } from "../../src/index.ts";
 import { cancelRuns } from "../../src/runs/cancel.ts";
 import { expectInvariants } from "../invariants.ts";
 import { executorOf } from "../jobs/fixtures.ts";
@@ -17,7 +17,7 @@ const showsFigures = process.env.RUNLEDGER_TEST_PLAN_FIGURES !== undefined;
 const ledger = createLedger({ db: database.db, notify: false });
 
 /** Other rows, so that the tables are of a size at which the planner has a choice, and a full scan shows. */
-const OTHERS = 30_000;
+const OTHERS = 12_000;
 
 beforeAll(async () => {
   const gate = { type: "other", steps: [{ key: "gate", dependencies: [] }], resultStep: null };
@@ -28,9 +28,9 @@ beforeAll(async () => {
 afterEach(() => expectInvariants(database));
 
 test("ten thousand steps cost ten times what a thousand cost, in one run or in two hundred", async () => {
-  const thousand = await workOf(await runsOf(1, 1000));
-  const wide = await workOf(await runsOf(1, 10_000));
-  const many = await workOf(await runsOf(200, 50));
+  const thousand = await workOf(await canceling(await runsOf(1, 1000)));
+  const wide = await workOf(await canceling(await runsOf(1, 10_000)));
+  const many = await workOf(await canceling(await runsOf(200, 50)));
 
   expect([...many.keys()]).toEqual([...wide.keys()]);
   for (const [name, { rows, scans }] of [...wide, ...many]) {
@@ -44,10 +44,36 @@ test("child runs are found by index, and cost no more than other runs", async ()
   const parent = await startParent(database, ledger, Object.fromEntries(keys.map((key) => [key, []])));
   for (const key of keys) await startChild(database, ledger, parent, key, { a: [], b: ["a"] });
 
-  const family = await workOf([parent.id]);
+  const family = await workOf(await canceling([parent.id]));
 
   for (const [name, { rows, scans }] of family) expect([name, rows < 2500, scans]).toEqual([name, true, []]);
 }, 60_000);
+
+test("a bulk cancel walks live runs page by page, by index", async () => {
+  const ids = await runsOf(60, 1);
+  const filters: CancelFilter[] = [{}, { type: "wide" }, { ids }, { type: "other", createdAfter: "2020-01-01" }];
+
+  for (const filter of filters) {
+    const pages = (await sentBy((db) => twoBatches(db, filter))).filter(([name]) => name.startsWith("find_live"));
+    expect(pages.length).toBeGreaterThan(1);
+    for (const [name, { rows, scans }] of await workOf(pages)) {
+      expect([name, rows < 10 * PAGE, scans]).toEqual([name, true, []]);
+    }
+  }
+}, 60_000);
+
+const PAGE = 10;
+
+async function twoBatches(db: Kysely<unknown>, filter: CancelFilter): Promise<void> {
+  const enough = new Error("two batches are enough");
+  let batches = 0;
+  const onProgress = () => {
+    batches += 1;
+    if (batches === 2) throw enough;
+  };
+  const canceling = createLedger({ db }).runs.cancelMany({ ...globally, filter, batchSize: PAGE, onProgress });
+  await expect(canceling).rejects.toBe(enough);
+}
 
 interface Work {
   /** Rows that came out of all nodes, and rows that a filter or join threw away. */
@@ -66,8 +92,10 @@ interface PlanNode {
   readonly Plans?: readonly PlanNode[];
 }
 
-/** The work of each statement of a cancel, which is taken back. */
-async function workOf(ids: readonly string[]): Promise<Map<string, Work>> {
+type Sent = [name: string, sql: string, parameters: readonly unknown[]];
+
+/** The work of each of the statements, which is taken back. */
+async function workOf(statements: readonly Sent[]): Promise<Map<string, Work>> {
   for (const table of ["workflow_runs", "workflow_steps", "job_queue", "job_ledger"]) {
     await database.pool.query(`vacuum (analyze) runledger.${table}`);
   }
@@ -75,7 +103,7 @@ async function workOf(ids: readonly string[]): Promise<Map<string, Work>> {
   const work = new Map<string, Work>();
   try {
     await client.query("begin");
-    for (const [name, sql, parameters] of await statementsOf(ids)) {
+    for (const [name, sql, parameters] of statements) {
       const { rows } = await client.query(`explain (analyze, format json) ${sql}`, [...parameters]);
       work.set(name, figures(rows[0]["QUERY PLAN"][0].Plan));
     }
@@ -87,19 +115,24 @@ async function workOf(ids: readonly string[]): Promise<Map<string, Work>> {
   return work;
 }
 
-/** What a cancel of these runs sends. */
-async function statementsOf(ids: readonly string[]): Promise<[string, string, readonly unknown[]][]> {
-  const sent: [string, string, readonly unknown[]][] = [];
-  const db = new Kysely<unknown>({
-    dialect: new PostgresDialect({ pool: database.pool }),
-    log: ({ query: { sql, parameters } }) => {
-      const name = /runledger:(\w+)/.exec(sql)?.[1];
-      if (name?.includes("workflow")) sent.push([name, sql, parameters]);
-    },
+/** What a cancel of these runs sends, for them to be cancelled again. */
+function canceling(ids: readonly string[]): Promise<Sent[]> {
+  return sentBy(async (db) => {
+    const trx = await db.startTransaction().execute();
+    await cancelRuns(executorOf(trx), ids, globally);
+    await trx.rollback().execute();
   });
-  const trx = await db.startTransaction().execute();
-  await cancelRuns(executorOf(trx), ids, globally);
-  await trx.rollback().execute();
+}
+
+/** The statements on runs and steps that the action sends. */
+async function sentBy(action: (db: Kysely<unknown>) => Promise<void>): Promise<Sent[]> {
+  const sent: Sent[] = [];
+  const dialect = new PostgresDialect({ pool: database.pool });
+  const log = ({ query: { sql, parameters } }: LogEvent) => {
+    const name = /runledger:(\w+)/.exec(sql)?.[1];
+    if (name?.includes("workflow")) sent.push([name, sql, parameters]);
+  };
+  await action(new Kysely<unknown>({ dialect, log }));
   return sent;
 }
 

@@ -1,5 +1,6 @@
 /** Waiting for a run's result, with a listener and without (FEATURES F-W10). */
 import { afterEach, describe, expect, jest, test } from "@jest/globals";
+import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { createLedger, defineJob, defineWorkflow, type ListenSource, typed } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
@@ -33,7 +34,25 @@ function listening(connecting: (count: number) => Promise<unknown> | undefined =
       },
     }) as ReturnType<ListenSource>;
   };
-  return { ledger: createLedger({ db: database.db, listen, onListenError: () => {} }), clients };
+  return { ledger: createLedger({ db: database.db, listen, onListenError: () => {} }), listen, clients };
+}
+
+/** A Kysely whose first look at the run's result comes back only after `meanwhile`. */
+function afterFirstLookAt(runId: string, meanwhile: () => Promise<unknown>): Kysely<unknown> {
+  let looked = false;
+  const connect = async () => {
+    const client = await database.pool.connect();
+    const query = async (text: string, values: unknown[]) => {
+      const answer = await client.query(text, values);
+      if (!looked && text.includes("get_workflow_result") && values.includes(runId)) {
+        looked = true;
+        await meanwhile();
+      }
+      return answer;
+    };
+    return Object.assign(Object.create(client), { query });
+  };
+  return new Kysely({ dialect: new PostgresDialect({ pool: { connect, end: async () => {}, options: {} } }) });
 }
 
 /** Resolves when a LISTEN connection idles. */
@@ -188,6 +207,44 @@ describe("a waiter", () => {
 
     expect(await waiter.runs.getResult(run.id, LONG)).toBe("in between");
     expect(clients).toHaveLength(1);
+  });
+
+  test("sees a run that ended between its first look and its subscription to what others listen to", async () => {
+    const [run, other] = [await start({ a: [] }, "a"), await start({ a: [] }, "a")];
+    const { listen, clients } = listening();
+    const waiter = createLedger({ db: afterFirstLookAt(run.id, () => run.succeed("a", "in between")), listen });
+    const waiting = waiter.runs.getResult(other.id, LONG);
+    await listeners();
+
+    expect(await waiter.runs.getResult(run.id, LONG)).toBe("in between");
+    await other.succeed("a", "later");
+    expect(await waiting).toBe("later");
+    expect(clients).toHaveLength(1);
+  });
+
+  test("looks at first, when it listens, and when it is told, and no more often", async () => {
+    const run = await start({ a: [] }, "a");
+    const { ledger: waiter } = listening();
+    const { lease } = await run.claim("a");
+    const { result, statements } = await database.record(async () => {
+      const waiting = waiter.runs.getResult(run.id, LONG);
+      await listeners();
+      await idle();
+      await ledger.jobs.complete(lease, { output: "told" });
+      return waiting;
+    });
+
+    expect(result).toBe("told");
+    expect(statements.filter((text) => text.includes("get_workflow_result"))).toHaveLength(3);
+  });
+
+  test("polls while the LISTEN connection is not there", async () => {
+    const run = await start({ a: [] }, "a");
+    const { ledger: stuck } = listening(() => new Promise(() => {}));
+    const waiting = stuck.runs.getResult(run.id, LONG);
+    await run.succeed("a", "polled");
+
+    expect(await waiting).toBe("polled");
   });
 
   test("sees a run that ended while its connection was lost", async () => {

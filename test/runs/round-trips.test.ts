@@ -83,6 +83,16 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     13,
   ],
   [
+    "cancelMany of fifty runs",
+    async () => {
+      const runs = await ledger.runs.enqueueMany(Array(50).fill({ graph: { ...graph(2), type: "swept" } }));
+      return (l) => l.runs.cancelMany({ ...globally, filter: { type: "swept" }, batchSize: runs.length + 1 });
+    },
+    15,
+    15,
+  ],
+  ["cancelMany of none", () => (l) => l.runs.cancelMany({ ...globally, filter: { type: "nobody's" } }), 1, 2],
+  [
     "cancel a run that has ended",
     async () => {
       const run = await started({ a: [] });
