@@ -2,7 +2,7 @@
  * What a cancel costs grows with the steps that it cancels and with nothing else. Each statement is explained in a
  * transaction that is rolled back; RUNLEDGER_TEST_PLAN_FIGURES=1 shows the figures.
  */
-import { afterEach, beforeAll, expect, test } from "@jest/globals";
+import { beforeAll, expect, test } from "@jest/globals";
 import { Kysely, type LogEvent, PostgresDialect } from "kysely";
 import { type CancelFilter, createLedger, type StepSpec } from "../../src/index.ts";
 import { cancelRuns } from "../../src/runs/cancel.ts";
@@ -17,7 +17,7 @@ const showsFigures = process.env.RUNLEDGER_TEST_PLAN_FIGURES !== undefined;
 const ledger = createLedger({ db: database.db, notify: false });
 
 /** Other rows, so that the tables are of a size at which the planner has a choice, and a full scan shows. */
-const OTHERS = 12_000;
+const OTHERS = 30_000;
 
 beforeAll(async () => {
   const gate = { type: "other", steps: [{ key: "gate", dependencies: [] }], resultStep: null };
@@ -25,7 +25,7 @@ beforeAll(async () => {
   await ledger.jobs.enqueueMany(Array.from({ length: OTHERS }, () => ({ type: "other", payload: null })));
 }, 60_000);
 
-afterEach(() => expectInvariants(database));
+database.defer(() => expectInvariants(database));
 
 test("ten thousand steps cost ten times what a thousand cost, in one run or in two hundred", async () => {
   const thousand = await workOf(await canceling(await runsOf(1, 1000)));
