@@ -274,7 +274,8 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
         .set((eb) => ({
           status: eb.ref("c.status"),
           pending_count: eb.ref("c.pending_count"),
-          output: eb.ref("c.output"),
+          // A dependent may be a gate that keeps an early completion.
+          output: sql<string | null>`case when c.status = 'SUCCEEDED' then c.output else s.output end`,
           started_at: eb.ref("c.leased_at"),
           ...entered(sql.ref("c.status")),
         }))

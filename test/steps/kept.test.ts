@@ -279,6 +279,16 @@ describe("when its prerequisites have ended", () => {
     expect(await codeOf(keep(run, { output: 1 }))).toBe(conflictingOutcome);
   });
 
+  test("one by one, the gate keeps its completion until the last", async () => {
+    const run = await TestRun.start(database, ledger, { a: [], b: [], gate: ["a", "b"], on: ["gate"] });
+    await keep(run, { output: 1, completedBy: "ann", reason: "seen before" });
+    await run.succeed("a");
+    await run.succeed("b");
+
+    expect(await run.statuses()).toMatchObject({ gate: "SUCCEEDED", on: "ENQUEUED" });
+    expect(await run.row("gate")).toMatchObject({ output: 1, completed_by: "ann", reason: "seen before" });
+  });
+
   test("what the gate kept is what a map step fans out over", async () => {
     const steps: StepSpec[] = [
       { key: "a", job: { type: "kept-map.a", payload: null }, dependencies: [] },
