@@ -6,6 +6,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type ErrorCategory, errorCodes } from "../src/errors.ts";
+import { table } from "./markdown.ts";
 
 export const errorsPage = join(import.meta.dirname, "errors.md");
 
@@ -47,13 +48,6 @@ export function errorsText(): string {
 
 function cells(code: string, entry: { category: ErrorCategory; retryable: boolean; message: string }): string[] {
   return [`\`${code}\``, entry.category, entry.retryable ? "yes" : "", entry.message];
-}
-
-/** Padded, as the formatter wants it. */
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = head.map((name, column) => Math.max(name.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  const line = (row: readonly string[]) => `| ${row.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join(" | ")} |`;
-  return [head, widths.map((width) => "-".repeat(width)), ...rows].map(line).join("\n");
 }
 
 if (import.meta.filename === process.argv[1]) await writeFile(errorsPage, errorsText());

@@ -3,6 +3,7 @@
  * (FEATURES F-W11). Pure, and linear in steps and edges.
  */
 import type { StepStatus } from "../database/statuses.ts";
+import { requireStepTransition } from "../database/transitions.ts";
 import { LedgerError } from "../errors.ts";
 import type { Edge } from "../steps/resolve.ts";
 import { counterOf } from "../steps/run-status.ts";
@@ -159,6 +160,7 @@ class Draft {
 function tallied(steps: readonly RenewedStep[], edges: readonly Edge[]): Renewal {
   const counts = { open: 0, waiting: 0, errored: 0 };
   for (const { status } of steps) {
+    requireStepTransition(null, status);
     const counter = counterOf(status);
     if (counter !== null) counts[counter] += 1;
   }

@@ -3,6 +3,7 @@
  * and linear in steps and edges.
  */
 import type { StepStatus } from "../database/statuses.ts";
+import { requireStepTransition } from "../database/transitions.ts";
 import { DEPENDENCY_UNSATISFIED } from "../steps/apply.ts";
 import type { CounterDeltas } from "../steps/run-status.ts";
 import type { PlacedStep, RunStructure } from "./structure.ts";
@@ -90,6 +91,7 @@ class State {
 
 function reopeningOf(states: readonly State[]): Reopening {
   const reopened = states.filter(({ live }) => live).map((state) => ({ ...state.counts, status: state.status }));
+  for (const { step, status } of reopened) requireStepTransition(step.status, status);
   const recounted = states.filter(({ live, recounts }) => !live && recounts).map(({ counts }) => counts);
   const waiting = reopened.filter(({ status }) => status === "WAITING_FOR_EXTERNAL").length;
   return {

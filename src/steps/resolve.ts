@@ -3,6 +3,7 @@
  * added. Pure: it works on the steps that were locked and says so when they do not suffice.
  */
 import { type DependencyKind, isTerminalStep, type StepKind, type StepStatus } from "../database/statuses.ts";
+import { requireStepTransition } from "../database/transitions.ts";
 import { type CounterDeltas, counterOf } from "./run-status.ts";
 
 /** A step under its row lock. */
@@ -94,7 +95,8 @@ export interface Resolution {
  * Follows the dependencies of the ended steps: each dependent loses one pending, and an ON_SUCCESS edge
  * from a step that did not succeed makes it unsatisfied. At zero pending it is released, or, when
  * unsatisfied, cancelled, and so on down. Steps that are added find their prerequisites as this leaves
- * them. Null when a step or the edges of a step are missing.
+ * them. Null when a step or the edges of a step are missing. Throws `workflow.internal_state` for a change
+ * that no step may make.
  */
 export function resolve({ steps, edges, ended, added, lengths }: Resolvable): Resolution | null {
   const states = new Map(steps.map((step) => [step.id, new StepState(step)]));
@@ -238,8 +240,14 @@ function edgesByPrerequisite(edges: readonly Edge[]): Map<string, Edge[]> {
 
 function resolutionOf(changed: readonly StepState[], added: readonly StepState[]): Resolution {
   const tally = new Tally();
-  for (const { before, status } of changed) tally.move(before.runId, before.status, status);
-  for (const { before, status } of added) tally.add(before.runId, status);
+  for (const { before, status } of changed) {
+    requireStepTransition(before.status, status);
+    tally.move(before.runId, before.status, status);
+  }
+  for (const { before, status } of added) {
+    requireStepTransition(null, status);
+    tally.add(before.runId, status);
+  }
   const expansions = [...changed, ...added].flatMap((state) => state.expansion);
   for (const { runId, itemCount } of expansions) tally.add(runId, "ENQUEUED", itemCount);
   return {
