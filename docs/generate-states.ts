@@ -78,7 +78,7 @@ export function diagram(list: readonly Transition[]): string {
 /** One row for all makers of a transition that hold the same locks. */
 function transitionTable(list: readonly Transition[]): string {
   const rows = list.flatMap(({ from, to, why, by }) =>
-    [...groupedByLocks(by)].map(([locks, names]) => [from ?? "", to, why, names.map(madeBy).join(", "), locks]),
+    [...groupedByLocks(by)].map(([locks, names]) => [from ?? "(new)", to, why, names.map(madeBy).join(", "), locks]),
   );
   return table(["from", "to", "why", "made by", "under which locks"], rows);
 }
@@ -98,7 +98,8 @@ function lockText({ locks }: Maker): string {
 
 /** The first of its calls; the others do the same for many. */
 function madeBy(name: MakerName): string {
-  return `\`${makers[name].calls[0]}\``;
+  const { calls, when }: Maker = makers[name];
+  return when === null ? `\`${calls[0]}\`` : `\`${calls[0]}\` ${when}`;
 }
 
 function makerSection(): string {
@@ -113,7 +114,7 @@ function makerSection(): string {
 \`jobs.complete\` and \`jobs.settle\` include what the step adds to its run and what the handler writes in the same transaction. A worker calls these
 functions too, and no others.
 
-${table(["function", "when", "statements that change rows", "locks, in this order"], rows)}
+${table(["function", "which", "statements that change rows", "locks, in this order"], rows)}
 `;
 }
 

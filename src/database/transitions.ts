@@ -21,7 +21,7 @@ export type Lock =
 export interface Maker {
   /** As calls on a ledger. */
   readonly calls: readonly string[];
-  /** Which of the calls, where a call has several ways. */
+  /** In words that follow the call, where a call has several ways. */
   readonly when: string | null;
   /** As they stand in pg_stat_activity. */
   readonly statements: readonly string[];
@@ -49,37 +49,37 @@ export const makers = {
   handBack: { calls: ["jobs.handBack"], when: null, statements: ["hand_back_jobs"], locks: ["job rows"] },
   complete: {
     calls: ["jobs.complete", "jobs.settle"],
-    when: "the job is of no run",
+    when: "of a job without a run",
     statements: ["settle_attempts"],
     locks: ["job rows"],
   },
   completeStep: {
     calls: ["jobs.complete", "jobs.settle"],
-    when: "the job is a step's",
+    when: "of a step's job",
     statements: ["complete_step_jobs", "append_workflow_steps", ...resolving],
     locks: ofSteps,
   },
   fail: {
     calls: ["jobs.fail", "jobs.settle"],
-    when: "attempts are left, or the job is of no run",
+    when: "with attempts left, or without a run",
     statements: ["settle_attempts"],
     locks: ["job rows"],
   },
   failStep: {
     calls: ["jobs.fail", "jobs.settle"],
-    when: "the last attempt of a step's job",
+    when: "of a step's last attempt",
     statements: resolving,
     locks: ofSteps,
   },
   reap: {
     calls: ["jobs.reap"],
-    when: "attempts are left, or the job is of no run",
+    when: "with attempts left, or without a run",
     statements: ["settle_expired_attempts"],
     locks: ["job rows that nobody holds"],
   },
   reapStep: {
     calls: ["jobs.reap"],
-    when: "the last attempt of a step's job",
+    when: "of a step's last attempt",
     statements: resolving,
     locks: ["job rows that nobody holds", "release lock shared", "step rows", "run rows"],
   },
@@ -98,26 +98,26 @@ export const makers = {
   },
   startChild: {
     calls: ["runs.advanceChild"],
-    when: "the child run starts",
+    when: "before the child run",
     statements: ["hand_step_over_to_child_run", "enqueue_workflow_runs"],
     locks: ["job rows", "release lock shared", "step rows"],
   },
   endChild: {
     calls: ["runs.advanceChild"],
-    when: "the child run has ended",
+    when: "after the child run",
     statements: ["complete_step_jobs", ...resolving],
     locks: ofSteps,
   },
   cancelRun: { calls: ["runs.cancel"], when: null, statements: ["cancel_workflow_runs"], locks: ofCancel },
   passDeadline: {
     calls: ["runs.fireTimers"],
-    when: "a run is past its deadline",
+    when: "for a deadline",
     statements: ["cancel_workflow_runs"],
     locks: ofCancel,
   },
   expireGate: {
     calls: ["runs.fireTimers"],
-    when: "a gate's time is over",
+    when: "for a gate",
     statements: resolving,
     locks: ["release lock shared, if free", "step rows", "run rows"],
   },
@@ -227,7 +227,12 @@ const step: readonly Transition<StepStatus>[] = [
   { from: "ENQUEUED", to: "FAILED", why: "its job was dead-lettered", by: ["failStep", "reapStep"] },
   { from: "ENQUEUED", to: "CANCELED", why: "run cancelled", by: cancels },
   { from: "RUNNING", to: "SUCCEEDED", why: "its child run succeeded", by: ["endChild", "completeStep"] },
-  { from: "RUNNING", to: "FAILED", why: "its child run did not succeed", by: ["endChild", "failStep", "reapStep"] },
+  {
+    from: "RUNNING",
+    to: "FAILED",
+    why: "its child run did not succeed, or its job",
+    by: ["endChild", "failStep", "reapStep"],
+  },
   { from: "RUNNING", to: "CANCELED", why: "run cancelled", by: cancels },
   { from: "WAITING_FOR_EXTERNAL", to: "SUCCEEDED", why: "completed so, or expired so", by: gateEnds },
   { from: "WAITING_FOR_EXTERNAL", to: "FAILED", why: "completed so, or expired so", by: gateEnds },
