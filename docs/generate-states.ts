@@ -22,7 +22,8 @@ Each transition commits together with all that follows from it: the end of a ste
 
 **The order of locks.** Everybody takes job rows → the release lock of the run (shared, or exclusive to cancel and retry) → step rows → run rows, each
 kind sorted, so nobody waits in a circle. Who holds step rows before it comes to the release lock takes that only if it is free, and else answers
-\`workflow.release_conflict\` with nothing written. "That nobody holds" and "if free" never wait; every other wait is bounded by \`lockWaitMs\`.
+\`workflow.release_conflict\` with nothing written. "That nobody holds" and "if free" never wait; every other wait is bounded, in the
+ledger's own transactions by \`lockWaitMs\`.
 Rows that a statement makes itself are not listed: nobody else sees them yet.
 
 Statements start with their names as comments, in \`pg_stat_activity\` as here: see [who makes the transitions](#who-makes-the-transitions).
@@ -54,7 +55,7 @@ move is explained by \`pending_count\` (BLOCKED), its job (ENQUEUED), its \`chil
     title: "Run",
     text: `Except for CANCELED, a run's status follows from its counters in the statement that changes them: RUNNING while a step is BLOCKED, ENQUEUED or RUNNING;
 else WAITING_FOR_EXTERNAL while a gate is open; else COMPLETED_WITH_ERRORS when a step FAILED or was CANCELED; else SUCCEEDED. SUCCEEDED and CANCELED
-are final; a new run can take over from either.`,
+are final; a run that has ended in whatever way can be run again as a new one.`,
   },
 ];
 
