@@ -5,21 +5,20 @@
  */
 import { relative } from "node:path";
 import type { Run, RunStatus } from "../../src/index.ts";
-import type { Worker } from "../../src/worker/index.ts";
+import { isTerminal } from "../support/program.ts";
+import { type Service, startService, startWorkers, stopWorkers } from "../support/service.ts";
 import { Canceler } from "./canceler.ts";
 import { evidenceOf } from "./evidence.ts";
 import { answerGate } from "./gate.ts";
 import { type Publication, sourceReport } from "./graph.ts";
+import { handlers } from "./handlers.ts";
 import { exitCodes, help, type Options, parseOptions, UsageError } from "./options.ts";
-import { isTerminal, watchRun } from "./progress.ts";
+import { watchRun } from "./progress.ts";
 import { keyFor, requestFor } from "./request.ts";
-import { type Service, startService, startWorkers } from "./service.ts";
 import { duration, showRun } from "./table.ts";
 import { Terminal } from "./terminal.ts";
 
 const scope = { global: true } as const;
-/** How long running steps may take to finish when the program stops. */
-const STOP_MS = 5000;
 const terminal = new Terminal();
 const interruption = new AbortController();
 
@@ -96,7 +95,11 @@ async function carriedOut(service: Service, runId: string, options: Options): Pr
   const { signal } = interruption;
   const failures = new AbortController();
   const canceler = new Canceler({ ledger, terminal, runId, after: options.cancelAfter });
-  const workers = await startWorkers(service, { ...options, onEvent: (event) => canceler.see(event) });
+  const workers = await startWorkers(ledger, handlers(db), {
+    workers: options.workers,
+    concurrency: options.concurrency,
+    onEvent: (event) => canceler.see(event),
+  });
   for (const worker of workers) worker.done.catch((error: unknown) => failures.abort(error));
   const watch = () => watchRun({ db, ledger, terminal, runId, signal: AbortSignal.any([signal, failures.signal]) });
   try {
@@ -109,12 +112,8 @@ async function carriedOut(service: Service, runId: string, options: Options): Pr
   } catch (error) {
     throw failures.signal.aborted ? failures.signal.reason : error;
   } finally {
-    await stopped(workers);
+    await stopWorkers(workers);
   }
-}
-
-async function stopped(workers: readonly Worker[]): Promise<void> {
-  await Promise.all(workers.map((worker) => worker.stop({ timeoutMs: STOP_MS })));
 }
 
 async function showEvidence({ db }: Service, run: Run): Promise<void> {

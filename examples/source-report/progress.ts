@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Kysely, sql } from "kysely";
 import type { Ledger, RunledgerDatabase, RunStatus, StepStatus } from "../../src/index.ts";
+import { isTerminal } from "../support/program.ts";
 import type { Terminal } from "./terminal.ts";
 
 export interface WatchOptions {
@@ -33,10 +34,6 @@ export async function watchRun(options: WatchOptions): Promise<"gate" | "ended">
     if (waitingCount > 0) return "gate";
     await sleep(LOOK_MS, undefined, { signal });
   }
-}
-
-export function isTerminal(status: RunStatus): boolean {
-  return status !== "RUNNING" && status !== "WAITING_FOR_EXTERNAL";
 }
 
 type StepCounts = Readonly<Record<StepStatus, number>>;

@@ -1,4 +1,4 @@
-/** The example as a user starts it: a process of its own, on a database of its own. */
+/** An example as a user starts it: a process of its own, on a database of its own. */
 import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -9,6 +9,7 @@ import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { createLedger, type Run, type RunledgerDatabase } from "../../src/index.ts";
 import { cloneDatabase } from "../../src/testing/index.ts";
+import { expectInvariants } from "../invariants.ts";
 import { testServer } from "../support/database.ts";
 
 const ROOT = resolve(import.meta.dirname, "../..");
@@ -20,12 +21,14 @@ export interface Ended {
   readonly errors: string;
 }
 
-export interface Desk {
-  /** The program's working directory: its reports go below `.runledger`. */
+/** `Tables` are the program's own. */
+export interface Desk<Tables = unknown> {
+  /** The program's working directory: what it writes goes below `.runledger`. */
   readonly folder: string;
+  readonly db: Kysely<RunledgerDatabase & Tables>;
   /** Runs the program to its end; `onOutput` sees all output so far. */
   start(args: readonly string[], onOutput?: (output: string, interrupt: () => void) => void): Promise<Ended>;
-  /** The run that the output names, from the database. */
+  /** The run that the output names first, from the database; the ledger's invariants hold. */
   runOf(ended: Ended): Promise<Run>;
   runIds(): Promise<string[]>;
 }
@@ -36,23 +39,29 @@ afterAll(async () => {
   for (const cleanUp of cleanUps) await cleanUp();
 });
 
-/** Call it in a test: an empty database and an empty working directory. */
-export async function desk(): Promise<Desk> {
+/** Call it in a test: an empty database and an empty working directory for one of the examples. */
+export async function desk<Tables = unknown>(program: string): Promise<Desk<Tables>> {
   const database = await cloneDatabase(testServer(), "template0");
   const folder = await mkdtemp(join(tmpdir(), "runledger-example-"));
   const pool = new pg.Pool({ connectionString: database.url, max: 2 });
-  const db = new Kysely<RunledgerDatabase>({ dialect: new PostgresDialect({ pool }) });
+  const dialect = new PostgresDialect({ pool });
+  const db = new Kysely<RunledgerDatabase & Tables>({ dialect });
+  const ledgerDb = new Kysely<RunledgerDatabase>({ dialect });
   cleanUps.push(async () => {
-    await db.destroy();
+    await pool.end();
     await database.drop();
     await rm(folder, { recursive: true, force: true });
   });
   return {
     folder,
-    start: (args, onOutput = () => {}) => ended(folder, database.url, args, onOutput),
-    runOf: async ({ output }) => createLedger({ db }).runs.get(runIdIn(output), { global: true }),
+    db,
+    start: (args, onOutput = () => {}) => ended({ program, cwd: folder, url: database.url, args }, onOutput),
+    runOf: async ({ output }) => {
+      await expectInvariants({ db: ledgerDb });
+      return createLedger({ db: ledgerDb }).runs.get(runIdIn(output), { global: true });
+    },
     runIds: async () => {
-      const rows = await db.selectFrom("runledger.workflow_runs").select("id").execute();
+      const rows = await ledgerDb.selectFrom("runledger.workflow_runs").select("id").execute();
       return rows.map(({ id }) => id);
     },
   };
@@ -64,14 +73,19 @@ export function runIdIn(output: string): string {
   return id;
 }
 
+interface Call {
+  readonly program: string;
+  readonly cwd: string;
+  readonly url: string;
+  readonly args: readonly string[];
+}
+
 async function ended(
-  cwd: string,
-  url: string,
-  args: readonly string[],
+  { program, cwd, url, args }: Call,
   onOutput: (output: string, interrupt: () => void) => void,
 ): Promise<Ended> {
-  const program = join(ROOT, "examples/source-report/main.ts");
-  const child = spawn(process.execPath, ["--import", LOADER, program, ...args], {
+  const main = join(ROOT, "examples", program, "main.ts");
+  const child = spawn(process.execPath, ["--import", LOADER, main, ...args], {
     cwd,
     env: { ...process.env, RUNLEDGER_TEST_DATABASE_URL: url, npm_lifecycle_event: undefined },
     stdio: ["ignore", "pipe", "pipe"],

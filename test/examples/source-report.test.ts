@@ -28,7 +28,7 @@ describe("a run that is approved", () => {
   test(
     "publishes what the files hold, and is found again by the same content",
     async () => {
-      const { start, runOf, runIds, folder: cwd } = await desk();
+      const { start, runOf, runIds, folder: cwd } = await desk("source-report");
       const first = await start([folder, "--yes", "--format", "json"]);
 
       expect(first).toMatchObject({ code: 0, errors: "" });
@@ -72,7 +72,7 @@ describe("a run that is approved", () => {
   test(
     "names the file that cannot be read, in the table and in the report",
     async () => {
-      const { start, runOf, folder: cwd } = await desk();
+      const { start, runOf, folder: cwd } = await desk("source-report");
       await symlink("nowhere", join(cwd, "broken"));
       await writeFile(join(cwd, "whole.md"), "# Whole\n");
       const ended = await start([".", "--yes"]);
@@ -98,7 +98,7 @@ describe("a run that is approved", () => {
 test(
   "a run that is refused cancels its publication",
   async () => {
-    const { start, runOf, folder: cwd } = await desk();
+    const { start, runOf, folder: cwd } = await desk("source-report");
     const ended = await start([folder, "--reject"]);
 
     expect(ended).toMatchObject({ code: 3, errors: "" });
@@ -124,7 +124,7 @@ describe("a run of many files", () => {
   test(
     "is cancelled in mid-flight, and nothing starts afterwards",
     async () => {
-      const { start, runOf } = await desk();
+      const { start, runOf } = await desk("source-report");
       const ended = await start([many, "--cancel-after", "10", "--concurrency", "4"]);
 
       expect(ended).toMatchObject({ code: 3, errors: "" });
@@ -143,7 +143,7 @@ describe("a run of many files", () => {
   test(
     "that is interrupted goes on when the command is started again",
     async () => {
-      const { start, runOf, runIds } = await desk();
+      const { start, runOf, runIds } = await desk("source-report");
       const first = await start([many, "--yes"], (output, interrupt) => {
         if (output.endsWith("is enqueued.\n")) interrupt();
       });
@@ -164,7 +164,7 @@ describe("a run of many files", () => {
 test(
   "without an answer and without a terminal it stops before it starts anything",
   async () => {
-    const { start, runIds } = await desk();
+    const { start, runIds } = await desk("source-report");
     const { code, errors, output } = await start([folder]);
 
     expect({ code, output }).toEqual({ code: 2, output: "" });
