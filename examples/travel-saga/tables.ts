@@ -1,5 +1,5 @@
 /** The program's own tables, beside the ledger's. */
-import type { Kysely } from "kysely";
+import { type Kysely, sql } from "kysely";
 
 export const items = ["flight", "hotel", "car"] as const;
 export type Item = (typeof items)[number];
@@ -19,21 +19,11 @@ export interface TravelTables {
 }
 
 export async function createTables<DB>(db: Kysely<DB>): Promise<void> {
-  const schema = db.schema.withSchema("travel");
-  await db.schema.createSchema("travel").ifNotExists().execute();
-  await schema
-    .createTable("bookings")
-    .ifNotExists()
-    .addColumn("trip", "text", (column) => column.notNull())
-    .addColumn("item", "text", (column) => column.notNull())
-    .addColumn("reference", "text", (column) => column.notNull())
-    .addColumn("status", "text", (column) => column.notNull())
-    .addColumn("reason", "text")
-    .addPrimaryKeyConstraint("bookings_pkey", ["trip", "item"])
-    .execute();
-  await schema
-    .createTable("trips")
-    .ifNotExists()
-    .addColumn("trip", "text", (column) => column.primaryKey())
-    .execute();
+  await sql`
+    create schema if not exists travel;
+    create table if not exists travel.bookings (
+      trip text, item text, reference text not null, status text not null, reason text, primary key (trip, item)
+    );
+    create table if not exists travel.trips (trip text primary key);
+  `.execute(db);
 }
