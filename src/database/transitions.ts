@@ -108,7 +108,12 @@ export const makers = {
     statements: ["complete_step_jobs", ...resolving],
     locks: ofSteps,
   },
-  cancelRun: { calls: ["runs.cancel"], when: null, statements: ["cancel_workflow_runs"], locks: ofCancel },
+  cancelRun: {
+    calls: ["runs.cancel", "runs.cancelMany"],
+    when: null,
+    statements: ["cancel_workflow_runs"],
+    locks: ofCancel,
+  },
   passDeadline: {
     calls: ["runs.fireTimers"],
     when: "for a deadline",

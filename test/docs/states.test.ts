@@ -168,7 +168,14 @@ const quiet = [
   "set_aside_leases",
 ];
 
-const readers = new Set(["runs.get", "runs.getResult", "runs.getStatus", "steps.openGates", "steps.prerequisites"]);
+const readers = new Set([
+  "runs.get",
+  "runs.getResult",
+  "runs.getStatus",
+  "runs.handle",
+  "steps.openGates",
+  "steps.prerequisites",
+]);
 
 function writesStatus(sql: string): boolean {
   return /(insert into|update|delete from) "runledger"\."(job_queue|job_ledger|workflow_steps|workflow_runs)"/.test(

@@ -235,7 +235,8 @@ async function playCancels(stage: Stage): Promise<void> {
     await deadlineIsPast(database, run);
     await ledger.runs.fireTimers();
   };
-  for (const cancel of [byCancel, byDeadline]) {
+  const inBulk = async ({ id }: TestRun) => ledger.runs.cancelMany({ ...globally, filter: { ids: [id] } });
+  for (const cancel of [byCancel, byDeadline, inBulk]) {
     const wide = await stage.start({ a: [], b: ["a"], leased: [], gate: [], child: [] });
     await wide.claim("leased");
     await stage.startChild(wide);
