@@ -2,15 +2,18 @@
 import type { Decision, Director, Played } from "./play.ts";
 
 /**
- * Plays every schedule, depth first. A schedule that comes to a situation from which all has been
- * played already is given up there: what each session did and saw, and the order of commits, decide
- * all that follows. Returns how many were played.
+ * Plays every schedule, depth first, but not more than `most`. A schedule that comes to a situation from
+ * which all has been played already is given up there: what each session did and saw, and what is
+ * committed, decide all that follows.
  */
-export async function playAll(play: (direct: Director) => Promise<Played>): Promise<number> {
+export async function playAll(
+  play: (direct: Director) => Promise<Played>,
+  most = Number.POSITIVE_INFINITY,
+): Promise<{ readonly count: number; readonly all: boolean }> {
   const known = new Set<string>();
   let prefix: number[] | null = [];
   let count = 0;
-  while (prefix !== null) {
+  while (prefix !== null && count < most) {
     const given: readonly number[] = prefix;
     const { decisions } = await play((options, situation, depth) => {
       const forced = given[depth];
@@ -24,7 +27,7 @@ export async function playAll(play: (direct: Director) => Promise<Played>): Prom
     prefix = nextPrefix(decisions, given);
     count += 1;
   }
-  return count;
+  return { count, all: prefix === null };
 }
 
 /** The deepest decision that has an option left, taken that way. */

@@ -1,22 +1,28 @@
 /** Three and four operations at the same time: a few in every order, the others in a sample of orders. */
 import { describe, expect, test } from "@jest/globals";
-import { createLedger } from "../../src/index.ts";
 import { playAll, playSome, randomness } from "./explore.ts";
-import { alone, type LedgerOf, type Operation, playersOf } from "./operations.ts";
+import { SAMPLE } from "./limits.ts";
+import { alone, named, playersOf } from "./operations.ts";
+import { bind } from "./pairs.ts";
 import { Proof } from "./proof.ts";
 import { Stage } from "./stage.ts";
-import { oneRun, twoRuns, type World } from "./worlds.ts";
+import { ended, family, growing, maps, oneRun, twoRuns, type World } from "./worlds.ts";
 
-/** RUNLEDGER_TEST_EXPLORER_SCHEDULES=20000 looks further. */
-const SCHEDULES = Number(process.env.RUNLEDGER_TEST_EXPLORER_SCHEDULES ?? 240);
 /** Schedules of one choice of operations. */
-const EACH = 20;
+const EACH = 10;
 
 const stage = await Stage.open();
-const worlds = { "one run": await oneRun(stage), "two runs": await twoRuns(stage) };
-const bind: LedgerOf = (db) => createLedger({ db });
+const worlds = {
+  "one run": await oneRun(stage),
+  "two runs": await twoRuns(stage),
+  "a run that grows": await growing(stage),
+  "a run that has ended": await ended(stage),
+  "a run with children": await family(stage),
+  "runs that fan out": await maps(stage),
+};
+/** Each world, with three operations and with four. */
+const SAMPLES = 2 * Object.keys(worlds).length;
 
-let total = 0;
 describe("every order of", () => {
   const triples: [keyof typeof worlds, string, string, string][] = [
     // A release that the cancel waits for adds a job, and a worker takes and completes it before the cancel goes on.
@@ -27,15 +33,12 @@ describe("every order of", () => {
   test.each(triples)(
     "%s: %s / %s / %s",
     async (name, ...keys) => {
-      const began = performance.now();
       const { reset, operations } = worlds[name];
-      const players = keys.map((key) => alone(operations[key] as Operation, bind));
+      const players = keys.map((key) => alone(named(operations, key), bind));
       const proof = new Proof(stage, { reset, players });
-      const count = await playAll((direct) => proof.play(direct));
-      total += count;
-      process.stderr.write(`${keys} : ${count} ${Math.round(performance.now() - began)} ms; ${total}\n`);
+      await playAll((direct) => proof.play(direct));
     },
-    120_000,
+    300_000,
   );
 });
 
@@ -43,13 +46,11 @@ describe.each(Object.entries(worlds))("%s: a sample of orders of", (_, world) =>
   test.each([3, 4])(
     "%i operations",
     async (size) => {
-      const began = performance.now();
       const random = randomness(size);
-      for (let n = 0; n < SCHEDULES / 4 / EACH; n += 1) {
+      for (let n = 0; n < SAMPLE / SAMPLES / EACH; n += 1) {
         const proof = new Proof(stage, { reset: world.reset, players: chosen(world, size, random) });
         await playSome(EACH, n, (direct) => proof.play(direct));
       }
-      process.stderr.write(`${size} : ${Math.round(performance.now() - began)} ms; ${total}\n`);
     },
     600_000,
   );

@@ -1,9 +1,9 @@
 /** Two operations that need many rows meet in the middle of a statement, at a row that a third session holds. */
 import { describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
-import { createLedger } from "../../src/index.ts";
 import { playAll } from "./explore.ts";
-import { alone, type Operation } from "./operations.ts";
+import { alone, named } from "./operations.ts";
+import { bind } from "./pairs.ts";
 import type { Actor } from "./play.ts";
 import { Proof } from "./proof.ts";
 import { Stage } from "./stage.ts";
@@ -22,7 +22,6 @@ const pairs = [
   ["fail all, last first", "cancel v"],
 ] as const;
 
-let total = 0;
 describe.each(Object.entries(rows))("at %s", (name, lock) => {
   const obstacle: Actor = {
     name: `who holds ${name}`,
@@ -30,14 +29,9 @@ describe.each(Object.entries(rows))("at %s", (name, lock) => {
     run: ({ db }) => db.transaction().execute((trx) => sql.raw(lock).execute(trx)),
   };
   test.each(pairs)("%s / %s", async (one, other) => {
-    const began = performance.now();
-    const players = [one, other].map((key) => alone(operations[key] as Operation, (db) => createLedger({ db })));
+    const players = [one, other].map((key) => alone(named(operations, key), bind));
     const proof = new Proof(stage, { reset, players, obstacles: [obstacle] });
-    const count = await playAll((direct) => proof.play(direct));
-    total += count;
-    process.stderr.write(
-      `${one} / ${other} at ${name}: ${count} ${Math.round(performance.now() - began)} ms; ${total}\n`,
-    );
+    await playAll((direct) => proof.play(direct));
   });
 });
 

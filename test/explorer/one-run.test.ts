@@ -5,7 +5,7 @@ import { Stage } from "./stage.ts";
 import { oneRun } from "./worlds.ts";
 
 const stage = await Stage.open();
-everyTwo(stage, await oneRun(stage));
+everyTwo(stage, await oneRun(stage), { inTransactions: true, most: Number.POSITIVE_INFINITY });
 
 test("the server has seen no deadlock", async () => {
   expect(await stage.deadlocks()).toBe(0);

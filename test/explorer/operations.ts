@@ -84,3 +84,9 @@ export function settling(name: string, settlements: readonly StepSettlement[]): 
   );
   return { name, codes, parts, call: (ledger) => settle(ledger, settlements) };
 }
+
+export function named(operations: Readonly<Record<string, Operation>>, name: string): Operation {
+  const operation = operations[name];
+  if (operation === undefined) throw new Error(`there is no operation ${name}`);
+  return operation;
+}
