@@ -6,6 +6,8 @@ import { createTestDatabase } from "../support/database.ts";
 const database = await createTestDatabase();
 const ledger = createLedger({ db: database.db });
 
+const globally = { scope: { global: true } } as const;
+
 const graphOf = (type: string) => ({
   type,
   resultStep: null,
@@ -66,6 +68,27 @@ test("append: a gate that opens at once is counted once", async () => {
     openCount: 0,
     waitingCount: 2,
   });
+});
+
+test("keep: a gate that goes on waiting when one of its prerequisites succeeds keeps the output", async () => {
+  const needs = (...keys: string[]) => keys.map((key) => ({ key, kind: "ON_SUCCESS" as const }));
+  const job = { type: "kept", payload: {} };
+  const { id } = await ledger.runs.enqueue({
+    type: "kept",
+    resultStep: "gate",
+    steps: [
+      { key: "a", dependencies: [], job },
+      { key: "b", dependencies: [], job },
+      { key: "gate", dependencies: needs("a", "b") },
+    ],
+  });
+  await ledger.steps.complete(id, "gate", { ...globally, output: { yes: true }, keep: true });
+
+  const [first, second] = await ledger.jobs.claim({ workerId: "worker", limit: 2, types: ["kept"] });
+  await ledger.jobs.complete(first?.lease ?? never());
+  await ledger.jobs.complete(second?.lease ?? never());
+
+  expect(await ledger.runs.getResult(id, globally)).toEqual({ yes: true });
 });
 
 function never(): never {
