@@ -69,7 +69,7 @@ const advanceParameters = {
  * run rows. What a lock waited for is seen: a locked row comes back in its latest version. Edges are
  * read before that, so an own step whose number of dependents has changed meanwhile holds its run back.
  *
- * No step of it joins two lists of the batch: the planner takes them for short, and would compare each with each.
+ * `touched` is materialized for the reason that `closure.ts` gives. No step of it joins two lists of the batch: the planner takes them for short, and would compare each with each.
  */
 const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema) =>
   db
@@ -140,35 +140,37 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
           "edges.dependent_ids",
         ]),
     )
-    .with("touched", (qb) =>
-      qb
-        .selectFrom("reach as r")
-        .innerJoin(sql<{ id: string }>`unnest(r.dependent_ids)`.as<"dependent">(sql`dependent(id)`), (join) =>
-          join.onTrue(),
-        )
-        .groupBy(["r.run_id", "dependent.id"])
-        .select(({ fn }) => [
-          "r.run_id",
-          "dependent.id as step_id",
-          fn.countAll<number>().as("prerequisites"),
-          sql<number | null>`null::bigint`.as("dependents"),
-          sql<string | null>`null::uuid`.as("job_id"),
-          sql<string | null>`null::jsonb`.as("output"),
-          sql<Date | null>`null::timestamptz`.as("leased_at"),
-        ])
-        .unionAll(
-          qb
-            .selectFrom("reach as r")
-            .select([
-              "r.run_id",
-              "r.step_id",
-              sql<number>`0`.as("prerequisites"),
-              "r.dependents",
-              "r.job_id",
-              "r.output",
-              "r.leased_at",
-            ]),
-        ),
+    .with(
+      (cte) => cte("touched").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("reach as r")
+          .innerJoin(sql<{ id: string }>`unnest(r.dependent_ids)`.as<"dependent">(sql`dependent(id)`), (join) =>
+            join.onTrue(),
+          )
+          .groupBy(["r.run_id", "dependent.id"])
+          .select(({ fn }) => [
+            "r.run_id",
+            "dependent.id as step_id",
+            fn.countAll<number>().as("prerequisites"),
+            sql<number | null>`null::bigint`.as("dependents"),
+            sql<string | null>`null::uuid`.as("job_id"),
+            sql<string | null>`null::jsonb`.as("output"),
+            sql<Date | null>`null::timestamptz`.as("leased_at"),
+          ])
+          .unionAll(
+            qb
+              .selectFrom("reach as r")
+              .select([
+                "r.run_id",
+                "r.step_id",
+                sql<number>`0`.as("prerequisites"),
+                "r.dependents",
+                "r.job_id",
+                "r.output",
+                "r.leased_at",
+              ]),
+          ),
     )
     .with(
       (cte) => cte("locked").materialized(),

@@ -143,7 +143,8 @@ const closureParameters = {
 
 /**
  * `reached` stops at steps that will not end, unless `whole`: those without an unsatisfied prerequisite, MAP
- * steps that wait for more, gates that nobody has completed early.
+ * steps that wait for more, gates that nobody has completed early. `wanted` is materialized: of a UNION ALL that the
+ * planner makes part of the join, a row that had to be waited for is lost when it is looked at again.
  */
 const closure = reading("lock_workflow_step_closure_for_update", closureParameters, (db, p) =>
   db
@@ -172,18 +173,20 @@ const closure = reading("lock_workflow_step_closure_for_update", closureParamete
             ]),
         ),
     )
-    .with("wanted", (qb) =>
-      qb
-        .selectFrom("reached as c")
-        .groupBy(["c.run_id", "c.id"])
-        .select(["c.run_id", "c.id", sql<boolean>`bool_or(c.may_end)`.as("may_end")])
-        .unionAll(
-          qb
-            .selectFrom(rowsOf("other", { run_id: p.otherRunIds, id: p.otherIds }))
-            .where(sql<boolean>`(other.run_id, other.id) not in (select run_id, id from reached)`)
-            .select(["other.run_id", "other.id", sql<boolean>`false`.as("may_end")])
-            .distinct(),
-        ),
+    .with(
+      (cte) => cte("wanted").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("reached as c")
+          .groupBy(["c.run_id", "c.id"])
+          .select(["c.run_id", "c.id", sql<boolean>`bool_or(c.may_end)`.as("may_end")])
+          .unionAll(
+            qb
+              .selectFrom(rowsOf("other", { run_id: p.otherRunIds, id: p.otherIds }))
+              .where(sql<boolean>`(other.run_id, other.id) not in (select run_id, id from reached)`)
+              .select(["other.run_id", "other.id", sql<boolean>`false`.as("may_end")])
+              .distinct(),
+          ),
     )
     .selectFrom("workflow_steps as s")
     .innerJoin("wanted as w", (join) => join.onRef("w.run_id", "=", "s.run_id").onRef("w.id", "=", "s.id"))
