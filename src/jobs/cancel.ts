@@ -8,7 +8,7 @@ import { writing } from "../database/statement.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
-import { boundedHere, lockWaitFor } from "../locks/wait.ts";
+import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import { appendEnded, keptOfQueue } from "./ending.ts";
 import { storableText } from "./outcome.ts";
 import { getJob } from "./read.ts";
@@ -31,7 +31,7 @@ export interface CanceledJob {
 
 /**
  * Cancels a PENDING or LEASED job; a job that has ended is returned unchanged. One round trip, two when
- * it had ended, one more in a caller's transaction. Throws `job.not_found`,
+ * it had ended, three more in a caller's transaction. Throws `job.not_found`,
  * `job.workflow_requeue_not_supported`, `scope.required`, `input.invalid`, `job.cancel_unsupported_isolation`.
  */
 export async function cancelJob(executor: Executor, jobId: string, options: CancelJobOptions): Promise<CanceledJob> {
@@ -39,7 +39,8 @@ export async function cancelJob(executor: Executor, jobId: string, options: Canc
   const scope = scopeArguments(options.scope);
   const reason = options.reason === undefined ? null : storableText(options.reason);
   await requireReadCommitted(executor, "job.cancel_unsupported_isolation");
-  const row = await cancel.executeFirst(executor, { id, reason, ...scope, lockWait: lockWaitFor(executor) });
+  const given = { id, reason, ...scope, lockWait: lockWaitFor(executor) };
+  const row = await boundedInCaller(executor, () => cancel.executeFirst(executor, given));
   if (row === undefined) {
     const ended = await getJob(executor, id, options.scope);
     if (ended.workflowRunId !== null) throw new LedgerError("job.workflow_requeue_not_supported");

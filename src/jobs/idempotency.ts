@@ -7,6 +7,7 @@ import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
+import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import {
   type EnqueuedJob,
   type EnqueueOptions,
@@ -23,8 +24,8 @@ import type { PreparedJob } from "./request.ts";
 
 /**
  * Enqueues jobs of which some have a key. A single job: one round trip when its key is new, two when
- * it exists. Several: the same within one transaction. In a caller's transaction one more, for its level,
- * and for several another, for a savepoint.
+ * it exists. Several: the same within one transaction. In a caller's transaction three more, for its level and the
+ * bound of the wait for who takes the same key, and for several another, for a savepoint.
  */
 export async function enqueueKeyed(
   executor: Executor,
@@ -33,8 +34,10 @@ export async function enqueueKeyed(
 ): Promise<EnqueuedJob[]> {
   await requireReadCommitted(executor, "job.enqueue_idempotency_unsupported_isolation");
   // A single job whose key exists has written nothing, so there is nothing to take back.
-  if (jobs.length === 1) return takeOrFind(executor, jobs, options);
-  return inTransaction(executor, (trx) => allOrNothing(trx, () => takeOrFind(trx, jobs, options)));
+  if (jobs.length === 1) return boundedInCaller(executor, () => takeOrFind(executor, jobs, options));
+  return inTransaction(executor, (trx) =>
+    allOrNothing(trx, () => boundedInCaller(trx, () => takeOrFind(trx, jobs, options))),
+  );
 }
 
 async function takeOrFind(
@@ -42,7 +45,8 @@ async function takeOrFind(
   jobs: readonly PreparedJob[],
   options: EnqueueOptions,
 ): Promise<EnqueuedJob[]> {
-  const taken = await take.executeFirst(executor, { ...keyedArrays(jobs), ...enqueueFlags(executor, options) });
+  const flags = { ...enqueueFlags(executor, options), lockWait: lockWaitFor(executor) };
+  const taken = await take.executeFirst(executor, { ...keyedArrays(jobs), ...flags });
   refuseUnknownTypes(taken?.refused ?? []);
   const inserted = new Set(taken?.inserted ?? []);
   const kept = jobs.filter(({ id }) => !inserted.has(id));
@@ -93,9 +97,11 @@ function keyRows(p: Placeholders<typeof keyParameters>) {
   });
 }
 
+const takeParameters = { ...jobArrayParameters, ...keyParameters, lockWait: "int4?" } as const;
+
 // Keys are taken in their own order, so that two batches which share keys cannot wait for each other.
 // An insert waits for another session's insert of the same key: it then finds nothing left to take.
-const take = writing("enqueue_keyed_jobs", { ...jobArrayParameters, ...keyParameters }, (db, p, schema) =>
+const take = writing("enqueue_keyed_jobs", takeParameters, (db, p, schema) =>
   db
     .with("input", (qb) => qb.selectFrom(inputRows(p)).selectAll())
     .with("refused", (qb) => refusedTypes(qb, p))
@@ -107,6 +113,7 @@ const take = writing("enqueue_keyed_jobs", { ...jobArrayParameters, ...keyParame
           eb
             .selectFrom(keyRows(p))
             .where("keyed.key", "is not", null)
+            .where(boundedHere(p.lockWait))
             .where(sql<boolean>`not exists (select from refused)`)
             .select(["keyed.id", "keyed.type", "keyed.organization_id", "keyed.key", "keyed.requested", "keyed.run_at"])
             .orderBy("keyed.type")

@@ -1,4 +1,7 @@
-/** While an attempt runs: heartbeat, progress, checkpoint, logs, or the lease handed back (FEATURES F-J5, F-J6). */
+/**
+ * While an attempt runs: heartbeat, progress, checkpoint, logs, or the lease handed back (FEATURES F-J5, F-J6). In a
+ * caller's transaction each takes two round trips more, for the bound of its wait.
+ */
 import { sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import { toDateOrNull } from "../database/decode.ts";
@@ -7,6 +10,7 @@ import { toJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
+import { boundedInCaller } from "../locks/wait.ts";
 import {
   type Lease,
   leaseArguments,
@@ -35,10 +39,12 @@ export async function heartbeat(
   leaseSeconds: number = DEFAULT_LEASE_SECONDS,
 ): Promise<Heartbeat[]> {
   if (leases.length === 0) return [];
-  const rows = await extend.execute(executor, {
-    ...leaseArguments(executor, leases),
-    leaseSeconds: validInteger(leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
-  });
+  const rows = await boundedInCaller(executor, () =>
+    extend.execute(executor, {
+      ...leaseArguments(executor, leases),
+      leaseSeconds: validInteger(leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
+    }),
+  );
   const byLease = new Map(rows.map((row) => [row.lease_key, row]));
   return leases.map((lease) => {
     const row = byLease.get(leaseKey(lease));
@@ -52,10 +58,12 @@ export async function heartbeat(
  */
 export async function handBack(executor: Executor, leases: readonly Lease[]): Promise<string[]> {
   if (leases.length === 0) return [];
-  const row = await giveBack.executeFirst(executor, {
-    ...leaseArguments(executor, leases),
-    notify: executor.settings.notify,
-  });
+  const row = await boundedInCaller(executor, () =>
+    giveBack.executeFirst(executor, {
+      ...leaseArguments(executor, leases),
+      notify: executor.settings.notify,
+    }),
+  );
   return row?.ids ?? [];
 }
 
@@ -72,21 +80,25 @@ export async function reportProgress(executor: Executor, lease: Lease, progress:
   if (!isCount(done) || (total !== undefined && (!isCount(total) || done > total))) {
     throw new LedgerError("job.progress_invalid");
   }
-  const row = await setProgress.executeFirst(executor, {
-    ...leaseArguments(executor, [lease]),
-    done: String(done),
-    total: total === undefined ? null : String(total),
-  });
+  const row = await boundedInCaller(executor, () =>
+    setProgress.executeFirst(executor, {
+      ...leaseArguments(executor, [lease]),
+      done: String(done),
+      total: total === undefined ? null : String(total),
+    }),
+  );
   if (!row?.held) throw leaseLost();
   if (!row.stored) throw new LedgerError("job.progress_invalid");
 }
 
 /** Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
 export async function saveCheckpoint(executor: Executor, lease: Lease, checkpoint: unknown): Promise<void> {
-  const row = await setCheckpoint.executeFirst(executor, {
-    ...leaseArguments(executor, [lease]),
-    checkpoint: toJson(checkpoint, "checkpoint"),
-  });
+  const row = await boundedInCaller(executor, () =>
+    setCheckpoint.executeFirst(executor, {
+      ...leaseArguments(executor, [lease]),
+      checkpoint: toJson(checkpoint, "checkpoint"),
+    }),
+  );
   if (!row?.held) throw leaseLost();
 }
 
@@ -104,12 +116,14 @@ export async function appendLogs(executor: Executor, lease: Lease, lines: readon
   if (!lines.every(({ level }) => levels.includes(level))) {
     throw new LedgerError("input.invalid", { message: `level must be one of ${levels.join(", ")}.` });
   }
-  const row = await insertLogs.executeFirst(executor, {
-    ...leaseArguments(executor, [lease]),
-    levels: lines.map(({ level }) => level),
-    messages: lines.map(({ message }) => storableText(message)),
-    fields: lines.map(({ fields }) => (fields === undefined ? null : toJson(fields, "fields"))),
-  });
+  const row = await boundedInCaller(executor, () =>
+    insertLogs.executeFirst(executor, {
+      ...leaseArguments(executor, [lease]),
+      levels: lines.map(({ level }) => level),
+      messages: lines.map(({ message }) => storableText(message)),
+      fields: lines.map(({ fields }) => (fields === undefined ? null : toJson(fields, "fields"))),
+    }),
+  );
   if (!row?.held) throw leaseLost();
 }
 

@@ -19,6 +19,14 @@ export async function withBoundedWait<T>(executor: Executor, body: () => Promise
   }
 }
 
+/**
+ * Runs `body` with its waits bounded in a caller's transaction too; elsewhere its statements see to that themselves,
+ * by `boundedHere`. Two round trips of its own in a caller's transaction, none elsewhere.
+ */
+export function boundedInCaller<T>(executor: Executor, body: () => Promise<T>): Promise<T> {
+  return executor.transaction === "caller" ? withBoundedWait(executor, body) : body();
+}
+
 /** Caps `lock_timeout` for the rest of the transaction and returns the value before, as PostgreSQL writes it. */
 export async function capLockTimeout(executor: Executor): Promise<string> {
   const row = await cap.executeFirst(executor, { bound: executor.settings.lockWaitMs });

@@ -8,6 +8,7 @@ import { type DependencyKind, decodeRunStatus, type RunStatus } from "../databas
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import {
   edgeRows,
   insertSteps,
@@ -35,8 +36,8 @@ export interface EnqueuedRun {
 /**
  * Enqueues runs, all or none, and answers in the order of the requests; their root steps become
  * runnable at once. One round trip; one more when an idempotency key exists already, two more for a
- * transaction around several runs of which some have keys; in a caller's transaction one for its level,
- * and one for a savepoint around several. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
+ * transaction around several runs of which some have keys; in a caller's transaction, with keys, three for its level
+ * and the bound of the wait for who takes the same key, and one for a savepoint around several. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
  * `payload.not_json`, `payload.invalid`, `workflow.enqueue_idempotency_unsupported_isolation`.
  */
 export async function enqueueRuns(executor: Executor, requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
@@ -46,8 +47,8 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
   if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return insertRuns(executor, runs);
   await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
   // A single run whose key exists has written nothing, so there is nothing to take back.
-  if (runs.length === 1) return insertRuns(executor, runs);
-  return inTransaction(executor, (trx) => allOrNothing(trx, () => insertRuns(trx, runs)));
+  if (runs.length === 1) return boundedInCaller(executor, () => insertRuns(executor, runs));
+  return inTransaction(executor, (trx) => allOrNothing(trx, () => boundedInCaller(trx, () => insertRuns(trx, runs))));
 }
 
 /** Inserts prepared runs; those whose keys exist are found instead. One round trip, two where some exist. */
@@ -55,6 +56,7 @@ export async function insertRuns(executor: Executor, runs: readonly PreparedRun[
   const inserted = await insert.execute(executor, {
     ...runArrays(runs),
     ...stepArrays(runs),
+    lockWait: lockWaitFor(executor),
     notify: executor.settings.notify,
   });
   const statuses = new Map(inserted.map(({ id, status }) => [id, decodeRunStatus(status)]));
@@ -116,6 +118,7 @@ const insertParameters = {
   stepCounts: "int4[]",
   opens: "int4[]",
   waitings: "int4[]",
+  lockWait: "int4?",
   notify: "bool",
 } as const;
 
@@ -151,6 +154,7 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
           eb
             .selectFrom("input")
             .where("input.key", "is not", null)
+            .where(boundedHere(p.lockWait))
             .select(["input.id", "input.type", "input.organization_id", "input.key", "input.requested"])
             .orderBy("input.type")
             .orderBy("input.organization_id")

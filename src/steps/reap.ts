@@ -9,7 +9,7 @@ import { type Lease, leaseKey } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { validInteger } from "../jobs/request.ts";
 import { settleExpiredAttempts } from "../jobs/settle.ts";
-import { withBoundedWait } from "../locks/wait.ts";
+import { boundedInCaller } from "../locks/wait.ts";
 import { endStepJobs } from "./cascade.ts";
 
 export interface ReapOptions {
@@ -67,7 +67,7 @@ async function settleAll(executor: Executor, outcomes: readonly PreparedOutcome[
   const ending = outcomes.filter(({ lease }) => stepEnds.has(leaseKey(lease)));
   if (ending.length === 0) return;
   const end = () => endStepJobs(executor, ending, "expired");
-  tally.deadLettered += (await (executor.transaction === "caller" ? withBoundedWait(executor, end) : end())).size;
+  tally.deadLettered += (await boundedInCaller(executor, end)).size;
 }
 
 function expiredOutcome(row: Awaited<ReturnType<typeof expired.execute>>[number]): PreparedOutcome {

@@ -5,15 +5,15 @@ import { isLedgerError, LedgerError } from "../errors.ts";
 import { leaseKey, leaseLost } from "../jobs/lease.ts";
 import type { PreparedOutcome, SettledJob, SettleResult } from "../jobs/outcome.ts";
 import { settleAttempts } from "../jobs/settle.ts";
-import { withBoundedWait } from "../locks/wait.ts";
+import { boundedInCaller } from "../locks/wait.ts";
 import { advance } from "./advance.ts";
 import { endStepJobs, type StepOutcome } from "./cascade.ts";
 
 /**
  * Settles many attempts of any jobs and runs and answers in their order; each item has its own
  * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
- * a transaction. In a caller's transaction jobs of runs take four more round trips: for its level, a
- * savepoint, and the bound of the waits. An error that concerns all of a group (the database is gone) is
+ * a transaction. In a caller's transaction two more round trips, for the bound of the waits, and two for jobs of
+ * runs, for its level and a savepoint. An error that concerns all of a group (the database is gone) is
  * thrown. Throws `workflow.terminal_completion_unsupported_isolation`.
  */
 export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
@@ -60,10 +60,7 @@ async function settleTogether(
   outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
-  const inOrder = () => settleInOrder(executor, outcomes, results);
-  const touchesRuns = outcomes.some(({ lease }) => lease.workflowRunId !== null);
-  // In a transaction of the ledger's own each statement bounds its waits itself.
-  return executor.transaction === "caller" && touchesRuns ? withBoundedWait(executor, inOrder) : inOrder();
+  return boundedInCaller(executor, () => settleInOrder(executor, outcomes, results));
 }
 
 async function settleInOrder(

@@ -27,7 +27,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
   ],
   ["enqueueMany of none", () => (l) => l.jobs.enqueueMany([]), 0, 0],
   ["enqueue, strict and refused", () => (l) => codeOf(() => l.jobs.enqueue("unknown", {}, { strict: true })), 1, 1],
-  ["enqueue with a new key", () => (l) => l.jobs.enqueue("job", {}, { idempotencyKey: newKey() }), 1, 2],
+  ["enqueue with a new key", () => (l) => l.jobs.enqueue("job", {}, { idempotencyKey: newKey() }), 1, 4],
   [
     "enqueue with a key that exists",
     async () => {
@@ -36,9 +36,9 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
       return (l) => l.jobs.enqueue("job", {}, { idempotencyKey });
     },
     2,
-    3,
+    5,
   ],
-  ["enqueueMany of 1000 with new keys", () => (l) => l.jobs.enqueueMany(keyed(newKey())), 3, 3],
+  ["enqueueMany of 1000 with new keys", () => (l) => l.jobs.enqueueMany(keyed(newKey())), 3, 5],
   [
     "enqueueMany of 1000 with keys that exist",
     async () => {
@@ -47,7 +47,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
       return (l) => l.jobs.enqueueMany(requests);
     },
     4,
-    4,
+    6,
   ],
   ["claim of 50", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50 }), 1, 1],
   ["claim of one type", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50, types: ["job"] }), 1, 1],
@@ -66,7 +66,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.heartbeat([lease])
       )(await leaseOf("beat")),
     1,
-    1,
+    3,
   ],
   [
     "handBack",
@@ -76,7 +76,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.handBack([lease])
       )(await leaseOf("back")),
     1,
-    1,
+    3,
   ],
   [
     "progress",
@@ -86,7 +86,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.progress(lease, { done: 1 })
       )(await leaseOf("progress")),
     1,
-    1,
+    3,
   ],
   [
     "checkpoint",
@@ -96,7 +96,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.checkpoint(lease, {})
       )(await leaseOf("checkpoint")),
     1,
-    1,
+    3,
   ],
   [
     "log of 3",
@@ -106,7 +106,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.log(lease, lines)
       )(await leaseOf("log")),
     1,
-    1,
+    3,
   ],
   [
     "complete",
@@ -116,7 +116,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.complete(lease, { output: 1 })
       )(await leaseOf("complete")),
     1,
-    1,
+    3,
   ],
   [
     "fail",
@@ -126,7 +126,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.fail(lease, { code: "c", message: "m" })
       )(await leaseOf("fail")),
     1,
-    1,
+    3,
   ],
   [
     "settle of 50",
@@ -136,7 +136,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
       return (l) => l.jobs.settle(jobs.map(({ lease }) => ({ lease, success: {} })));
     },
     1,
-    1,
+    3,
   ],
   ["reap of nothing", () => (l) => l.jobs.reap(), 1, 2],
   [
@@ -158,7 +158,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           l.jobs.cancel(id, { scope: globally })
       )(await ledger.jobs.enqueue("job", {})),
     1,
-    2,
+    4,
   ],
   [
     "cancel of a job that has ended",
@@ -168,7 +168,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
       return (l) => l.jobs.cancel(lease.jobId, { scope: globally });
     },
     2,
-    3,
+    5,
   ],
   [
     "get",

@@ -31,7 +31,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
   ["enqueue a run of 1000 steps", () => (l) => l.runs.enqueue(graph(1000)), 1, 1],
   ["enqueue 100 runs", () => (l) => l.runs.enqueueMany(Array(100).fill({ graph: graph(2) })), 1, 1],
   ["enqueue none", () => (l) => l.runs.enqueueMany([]), 0, 0],
-  ["enqueue with a new key", () => (l) => l.runs.enqueue(graph(3), key()), 1, 2],
+  ["enqueue with a new key", () => (l) => l.runs.enqueue(graph(3), key()), 1, 4],
   [
     "enqueue with a key that exists",
     async () => {
@@ -40,13 +40,13 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       return (l) => l.runs.enqueue(graph(3), options);
     },
     2,
-    3,
+    5,
   ],
   [
     "enqueue 50 runs with new keys",
     () => (l) => l.runs.enqueueMany(Array.from({ length: 50 }, () => ({ graph: graph(2), ...key() }))),
     3,
-    3,
+    5,
   ],
   [
     "enqueue 50 runs with keys that exist",
@@ -56,7 +56,7 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
       return (l) => l.runs.enqueueMany(requests);
     },
     4,
-    4,
+    6,
   ],
   ["enqueue an invalid graph", () => (l) => codeOf(l.runs.enqueue(graph(0))), 0, 0],
   ["getStatus", async () => of(await started({ a: [] }), (l, id) => l.runs.getStatus(id, globally.scope)), 1, 1],
