@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import type { Kysely } from "kysely";
 import type { Ledger, Run, RunledgerDatabase, RunStatus } from "../../src/index.ts";
-import type { Handler } from "../../src/worker/index.ts";
+import type { Handler, WorkerEvent } from "../../src/worker/index.ts";
 import { type Service, startService, startWorkers, stopWorkers } from "./service.ts";
 
 export const exitCodes = {
@@ -33,7 +33,8 @@ export async function runProgram<Tables = unknown>({ createTables, handlers, mai
   console.log(`${service.where}.`);
   try {
     await createTables?.(service.db);
-    const workers = await startWorkers(service.ledger, handlers(service), { workers: 1, concurrency: CONCURRENCY });
+    const options = { workers: 1, concurrency: CONCURRENCY, onEvent: reportRetries };
+    const workers = await startWorkers(service.ledger, handlers(service), options);
     try {
       process.exitCode = await main(service);
     } finally {
@@ -42,6 +43,13 @@ export async function runProgram<Tables = unknown>({ createTables, handlers, mai
   } finally {
     await service.close();
   }
+}
+
+/** A bug in a handler looks like any other failure: the attempt is made again. Here somebody should see it. */
+function reportRetries(event: WorkerEvent): void {
+  if (event.type !== "retried") return;
+  const { job, failure } = event;
+  console.error(`${job.type}, attempt ${job.attempt} of ${job.maxAttempts}: ${failure.code}: ${failure.message}`);
 }
 
 /** The flags of the command line; one that makes no sense ends the program. */

@@ -1,5 +1,6 @@
 /** What each step does. What it writes is committed with its job's end, so a step that was made twice is booked once. */
 import { type Handler, handle, TerminalError } from "../../src/worker/index.ts";
+import { causeOf } from "../support/cause.ts";
 import type { Service } from "../support/service.ts";
 import { book, cancel, confirm } from "./graph.ts";
 import { type Item, items, type TravelTables } from "./tables.ts";
@@ -29,9 +30,7 @@ export function handlers({ ledger }: Service<TravelTables>, soldOut: Item | null
     handle(cancel, async ({ payload: { trip, item }, prerequisites, failures, lease }) => {
       const made = prerequisites[item];
       if (prerequisites.confirm !== undefined || made === undefined) return { canceled: false };
-      // The confirmation was only cancelled because of it.
-      const cause = Object.values(failures).find((failure) => failure?.status === "FAILED");
-      const reason = cause?.errorMessage ?? "The trip was not confirmed.";
+      const reason = causeOf(failures);
       const output = { canceled: true };
       await ledger.jobs.complete(lease, { output }, async (trx) => {
         await trx

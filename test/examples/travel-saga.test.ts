@@ -52,7 +52,7 @@ test.each(items)(
     expect(rows.map(({ item, status, reason }) => ({ item, status, reason }))).toEqual(
       ["car", "flight", "hotel"]
         .filter((item) => item !== soldOut)
-        .map((item) => ({ item, status: "CANCELED", reason: `The ${soldOut} is sold out.` })),
+        .map((item) => ({ item, status: "CANCELED", reason: `${soldOut}: The ${soldOut} is sold out.` })),
     );
     expect(await confirmed(travel)).toEqual([]);
   },
