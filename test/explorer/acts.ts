@@ -146,24 +146,26 @@ export function keepsGate(what: string, id: string, key: string): Operation {
   };
 }
 
-const added = (type: string) => ({
+type OldSteps = readonly [first: string, second: string];
+
+const added = (type: string, [first, second]: OldSteps) => ({
   key: "addition",
-  graph: { steps: graphOf(type, { new: [], more: ["new", "k?"], last: ["more?", "next?"] }).steps },
+  graph: { steps: graphOf(type, { new: [], more: ["new", `${first}?`], last: ["more?", `${second}?`] }).steps },
 });
 
 /** Adds three steps: one that can run at once, and two that wait for old and new ones. */
-export function appends(what: string, id: string): Operation {
+export function appends(what: string, id: string, old: OldSteps): Operation {
   return {
     name: `append to ${what}`,
     transaction: true,
     codes: ["workflow.release_conflict", "workflow.append_no_open_gate", "workflow.append_run_ended"],
-    call: async (l) => (await l.runs.append(id, { ...globally, ...added(what) })).disposition,
+    call: async (l) => (await l.runs.append(id, { ...globally, ...added(what, old) })).disposition,
   };
 }
 
 /** The same addition, with the end of a running step. */
-export function completesAndAppends(what: string, lease: Lease): Operation {
-  const item: StepSettlement = { lease, success: { append: added(what) } };
+export function completesAndAppends(what: string, lease: Lease, old: OldSteps): Operation {
+  const item: StepSettlement = { lease, success: { append: added(what, old) } };
   return { name: `complete a step of ${what} and append`, codes: lost, call: (l) => settle(l, [item]) };
 }
 

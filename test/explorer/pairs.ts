@@ -29,13 +29,9 @@ export function everyTwo(stage: Stage, { reset, operations }: World, options: Pa
   test.each(pairs)(
     "%s / %s",
     async (_one, _other, one, other) => {
-      const began = performance.now();
       const proof = new Proof(stage, { reset, players: [one, other] });
-      const { all, count } = await playAll((direct) => proof.play(direct), options.most);
+      const { all } = await playAll((direct) => proof.play(direct), options.most);
       if (!all) await playSome(options.most, 1, (direct) => proof.play(direct));
-      process.stderr.write(
-        `${one.name} / ${other.name}: ${count} ${all} ${Math.round(performance.now() - began)} ms; \n`,
-      );
     },
     TIMEOUT_MS,
   );

@@ -104,7 +104,8 @@ test("a failure locks what it reaches by index, whatever else the run has", asyn
   for (const statement of [closure, edges]) {
     const { buffers, sequential } = await explainedAs(statement, statement.parameters);
     expect(sequential).toEqual([]);
-    expect(buffers).toBeLessThan(60);
+    // The pages of a materialized CTE are counted where it is made and where it is read.
+    expect(buffers).toBeLessThan(90);
   }
 });
 
