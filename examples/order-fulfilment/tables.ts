@@ -1,5 +1,5 @@
 /** The shop's own tables, beside the ledger's. */
-import { type Kysely, sql } from "kysely";
+import { type Generated, type Kysely, sql } from "kysely";
 import type { RunledgerDatabase } from "../../src/index.ts";
 
 type OrderStatus = "OPEN" | "SHIPPED" | "CLOSED";
@@ -17,6 +17,7 @@ export interface ShopTables {
     /** Why it was closed without a shipment. */
     reason: string | null;
     run_id: string;
+    placed_at: Generated<Date>;
   };
   /** What is set aside for an order, until it is shipped or closed. */
   "shop.reservations": { order_id: string; sku: string; quantity: number };
@@ -33,7 +34,8 @@ export async function createTables(db: Kysely<ShopDatabase>): Promise<void> {
     create table if not exists shop.cards (card text primary key, balance int not null check (balance >= 0));
     create table if not exists shop.orders (
       id text primary key, sku text not null references shop.stock, quantity int not null, amount int not null,
-      card text not null references shop.cards, status text not null, reason text, run_id uuid not null
+      card text not null references shop.cards, status text not null, reason text, run_id uuid not null,
+      placed_at timestamptz not null default now()
     );
     create table if not exists shop.reservations (
       order_id text primary key references shop.orders, sku text not null references shop.stock, quantity int not null

@@ -99,6 +99,24 @@ test(
 );
 
 test(
+  "the order and its run are written in one transaction",
+  async () => {
+    const { start, db } = await desk<ShopTables>("order-fulfilment");
+    await start([]);
+
+    // Both times are that of their transaction's beginning, to the microsecond.
+    const together = await db
+      .selectFrom("shop.orders as o")
+      .innerJoin("runledger.workflow_runs as r", "r.id", "o.run_id")
+      .whereRef("r.created_at", "=", "o.placed_at")
+      .select("r.type")
+      .execute();
+    expect(together).toEqual([{ type: "order-fulfilment" }]);
+  },
+  TIMEOUT,
+);
+
+test(
   "the next order finds what the last one left",
   async () => {
     const shop = await desk<ShopTables>("order-fulfilment");
