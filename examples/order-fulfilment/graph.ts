@@ -75,7 +75,8 @@ export const orderFulfilment = defineWorkflow("order-fulfilment", {
     const approvals =
       order.amount > APPROVAL_ABOVE
         ? [
-            graph.external<Approval, "approve">("approve", {
+            graph.external("approve", {
+              output: typed<Approval>(),
               onSuccess: [charged],
               expires: { afterSeconds: order.decideWithinSeconds, outcome: "FAILED" },
             }),
