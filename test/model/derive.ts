@@ -26,9 +26,15 @@ function statusOf(run: Run, step: Step, needs: readonly { kind: DependencyKind; 
   if (step.end !== null) return step.end.status;
   if (needs.some(({ status }) => !isEnded(status))) return "BLOCKED";
   if (needs.some(({ kind, status }) => kind === "ON_SUCCESS" && status !== "SUCCEEDED")) return "CANCELED";
-  if (step.plan.map !== null) return Array.isArray(mapSource(run, step)) ? "SUCCEEDED" : "FAILED";
+  if (step.plan.map !== null) return fannedOut(run, step);
   if (step.job === null) return step.kept?.status ?? "WAITING_FOR_EXTERNAL";
   return step.job.lease === null ? "ENQUEUED" : "RUNNING";
+}
+
+/** With nothing left to wait for. Blocked only in passing: its items are about to come. */
+function fannedOut(run: Run, step: Step): StepStatus {
+  if (!Array.isArray(mapSource(run, step))) return "FAILED";
+  return step.items === null ? "BLOCKED" : "SUCCEEDED";
 }
 
 /** What a step waits for: a map step its prerequisites, and then its items too. */

@@ -513,8 +513,10 @@ function readyMap(runs: readonly Run[]): { run: Run; step: Step; items: StepPlan
 function itemsToCome(run: Run, step: Step): StepPlan[] | null {
   const { job, map } = step.plan;
   if (map === null || job === null || step.items !== null) return null;
-  // It has, in passing, when nothing is left to wait for.
-  const source = statusesOf(run).get(step.key) === "SUCCEEDED" ? mapSource(run, step) : null;
+  const statuses = statusesOf(run);
+  const waits = step.plan.needs.some(({ key }) => !isEnded(statuses.get(key) ?? "BLOCKED"));
+  // With nothing left to wait for, it is blocked only by having no items yet.
+  const source = waits || statuses.get(step.key) !== "BLOCKED" ? null : mapSource(run, step);
   if (!Array.isArray(source)) return null;
   return source.map((payload, place) => ({
     key: `${step.key}[${place}]`,
