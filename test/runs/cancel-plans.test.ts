@@ -34,7 +34,8 @@ test("ten thousand steps cost ten times what a thousand cost, in one run or in t
 
   expect([...many.keys()]).toEqual([...wide.keys()]);
   for (const [name, { rows, scans }] of [...wide, ...many]) {
-    const tenfold = 11 * Math.max(100, thousand.get(name)?.rows ?? 0);
+    // With room for the rows of the runs themselves; a loop in a loop would be a hundredfold.
+    const tenfold = 13 * Math.max(100, thousand.get(name)?.rows ?? 0);
     expect([name, rows <= tenfold, scans]).toEqual([name, true, []]);
   }
 }, 60_000);
