@@ -1,6 +1,6 @@
 /** Settling attempts of any jobs: those of workflow runs go on to their steps and what depends on them. */
 import type { Executor } from "../database/executor.ts";
-import { requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
+import { requireReadCommitted, rollbackToSavepoint, savepoint, takenBackOnError } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
 import { leaseKey, leaseLost } from "../jobs/lease.ts";
 import type { PreparedOutcome, SettledJob, SettleResult } from "../jobs/outcome.ts";
@@ -60,7 +60,10 @@ async function settleTogether(
   outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
 ): Promise<void> {
-  return boundedInCaller(executor, () => settleInOrder(executor, outcomes, results));
+  const inOrder = () => boundedInCaller(executor, () => settleInOrder(executor, outcomes, results));
+  // An addition that does not fit is found out late: what was settled before it must not stay without its answer.
+  const adds = outcomes.some(({ additions = [] }) => additions.length > 0);
+  return adds ? takenBackOnError(executor, inOrder) : inOrder();
 }
 
 async function settleInOrder(

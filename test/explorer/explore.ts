@@ -9,7 +9,7 @@ import type { Decision, Director, Played } from "./play.ts";
 export async function playAll(
   play: (direct: Director) => Promise<Played>,
   most = Number.POSITIVE_INFINITY,
-): Promise<{ readonly count: number; readonly all: boolean }> {
+): Promise<{ readonly all: boolean }> {
   const known = new Set<string>();
   let prefix: number[] | null = [];
   let count = 0;
@@ -27,7 +27,7 @@ export async function playAll(
     prefix = nextPrefix(decisions, given);
     count += 1;
   }
-  return { count, all: prefix === null };
+  return { all: prefix === null };
 }
 
 /** The deepest decision that has an option left, taken that way. */

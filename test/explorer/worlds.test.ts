@@ -6,17 +6,15 @@ import { Stage } from "./stage.ts";
 import { ended, family, growing, maps, twoRuns } from "./worlds.ts";
 
 const stage = await Stage.open();
-const two = await twoRuns(stage);
-const features = {
+const worlds = {
+  "two runs": await twoRuns(stage),
   "a run that grows": await growing(stage),
   "a run that has ended": await ended(stage),
   "a run with children": await family(stage),
   "runs that fan out": await maps(stage),
 };
 
-describe("two runs", () => everyTwo(stage, two, { inTransactions: true, most: MOST_OF_A_PAIR }));
-
-describe.each(Object.entries(features))("%s", (_, world) => {
+describe.each(Object.entries(worlds))("%s", (_, world) => {
   everyTwo(stage, world, { inTransactions: false, most: MOST_OF_A_PAIR });
 });
 

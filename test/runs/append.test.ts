@@ -329,6 +329,24 @@ describe("with the end of a running step", () => {
     expect(await run.statuses()).toEqual({ a: "ENQUEUED", b: "SUCCEEDED", c: "FAILED", y: "BLOCKED" });
   });
 
+  test("in a caller's transaction an addition that does not fit takes the whole batch back", async () => {
+    const run = await TestRun.start(database, ledger, { a: [] });
+    const { id } = await ledger.jobs.enqueue("append.beside", {});
+    const [beside] = await ledger.jobs.claim({ workerId: "w", limit: 1, types: ["append.beside"] });
+    const { lease } = await run.claim("a");
+    const trx = await openTransaction(database);
+    const append = { key: "bad", graph: additionOf(run, { x: ["nobody"] }) };
+    const items = [
+      { lease: beside?.lease as never, success: {} },
+      { lease, success: { append } },
+    ];
+    expect(await codeOf(ledger.in(trx).jobs.settle(items))).toBe("workflow.append_unknown_dependency");
+    await trx.commit().execute();
+
+    expect((await ledger.jobs.get(id, globally.scope)).status).toBe("LEASED");
+    expect(await run.statuses()).toEqual({ a: "ENQUEUED" });
+  });
+
   test("with a lost lease nothing is added", async () => {
     const run = await TestRun.start(database, ledger, { a: [] });
     const { lease } = await run.claim("a");
