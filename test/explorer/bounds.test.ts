@@ -46,23 +46,12 @@ const keys: Actor[] = [
   },
 ];
 
-/** In the service's transaction these are one statement, which leaves the settings alone: the bound is the service's. */
-const leftToTheService = [
-  "cancel the lone job",
-  "cancel the job of a",
-  "complete the lone job",
-  "enqueue a run by key",
-  "enqueue a job by key",
-].map((name) => `${name} in a transaction`);
-
 const obstacles = [...rows, ...keys].map((obstacle) => [obstacle.name, obstacle] as const);
 
 test.each(obstacles)("who waits for %s waits within the ledger's bound", async (_, obstacle) => {
   const players = Object.values(operations).flatMap((operation) => playersOf(operation, bind));
   const waited: Wait[] = [];
-  for (const player of players.filter(({ name }) => !leftToTheService.includes(name))) {
-    waited.push(...(await waitsOf(player, obstacle)));
-  }
+  for (const player of players) waited.push(...(await waitsOf(player, obstacle)));
 
   expect(waited).not.toEqual([]);
 });

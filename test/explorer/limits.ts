@@ -2,7 +2,7 @@
 const asked = process.env.RUNLEDGER_TEST_EXPLORER_SCHEDULES;
 
 /** Schedules of three and four operations. RUNLEDGER_TEST_EXPLORER_SCHEDULES=20000 looks further. */
-export const SAMPLE = Number(asked ?? 240);
+export const SAMPLE = Number(asked ?? 120);
 
 /** Orders of two operations that are all played; of more, so many in order and so many at random. */
-export const MOST_OF_A_PAIR = asked === undefined ? 40 : Number.POSITIVE_INFINITY;
+export const MOST_OF_A_PAIR = asked === undefined ? 25 : Number.POSITIVE_INFINITY;

@@ -366,7 +366,7 @@ describe("in the caller's transaction", () => {
 describe("round trips besides the body's", () => {
   const nothing: Body = async () => {};
   const counts: [string, () => Promise<Lease>, number, number][] = [
-    ["a job", async () => (await leased(ledger, "counted")).lease, 3, 3],
+    ["a job", async () => (await leased(ledger, "counted")).lease, 3, 5],
     ["a step", () => leasedStep("counted-step"), 4, 8],
   ];
 
