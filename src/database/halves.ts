@@ -27,6 +27,6 @@ export async function inHalves<T>(
 }
 
 /** Nothing is wrong with the items. */
-export function isDatabaseGone({ code }: LedgerError): boolean {
+function isDatabaseGone({ code }: LedgerError): boolean {
   return code === "db.unavailable" || code === "db.commit_unconfirmed" || code === "schema.missing";
 }

@@ -1,14 +1,14 @@
 /** Bulk cancel: all live runs that a filter finds, in bounded batches of which each is one transaction (FEATURES F-W9). */
 import { type RawBuilder, sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
-import { isDatabaseGone } from "../database/halves.ts";
+import { inHalves } from "../database/halves.ts";
 import { validUuid } from "../database/ids.ts";
 import type { Placeholders } from "../database/parameters.ts";
 import { inScope, type Scope, type ScopeArguments, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { isTerminalRun, type RunStatus, runStatuses } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
-import { isLedgerError, LedgerError } from "../errors.ts";
+import { LedgerError } from "../errors.ts";
 import { validInteger, validName, validTime } from "../jobs/request.ts";
 import { cancelRuns } from "./cancel.ts";
 
@@ -61,7 +61,7 @@ const MAX_BATCH = 1000;
 /**
  * Cancels the live runs that the filter finds; runs that are enqueued meanwhile are left alone. Fifteen
  * round trips a batch, whatever its size, and one when nothing is left. A batch that fails, because a lock
- * was not granted in time for instance, is done once more run by run, so that one run does not stop the rest.
+ * was not granted in time for instance, is halved until the run stands alone that is in the way.
  *
  * In a caller's transaction all runs are one batch, in fifteen round trips: to take locks batch after batch
  * in one transaction would break their order. Each run takes a place in the server's lock table then, and
@@ -111,21 +111,7 @@ async function cancelBatch(
     tally.canceled += canceled.length;
     tally.alreadyEnded += some.filter((id) => !done.has(id)).length;
   };
-  try {
-    await cancel(ids);
-  } catch (error) {
-    if (executor.transaction !== "none" || !concernsRuns(error)) throw error;
-    for (const id of ids) await cancel([id]).catch((alone: unknown) => setAside(tally, id, alone));
-  }
-}
-
-function setAside(tally: Tally, runId: string, error: unknown): void {
-  if (!concernsRuns(error)) throw error;
-  tally.failed.push({ runId, error });
-}
-
-function concernsRuns(error: unknown): error is LedgerError {
-  return isLedgerError(error) && !isDatabaseGone(error);
+  await inHalves(executor, ids, cancel, (runId, error) => tally.failed.push({ runId, error }));
 }
 
 interface PreparedFilter {

@@ -18,6 +18,7 @@ export interface EnforcedDeadlines {
  * alone does not stop the others. In a caller's transaction it ends the call with its error.
  */
 export async function enforceDeadlines(executor: Executor, runIds: readonly string[]): Promise<EnforcedDeadlines> {
+  const asked = new Set(runIds);
   const canceled: string[] = [];
   const setAside: { runId: string; error: LedgerError }[] = [];
   await inHalves(
@@ -25,8 +26,8 @@ export async function enforceDeadlines(executor: Executor, runIds: readonly stri
     runIds,
     async (ids) => {
       const runs = await cancelRuns(executor, ids, { scope: { admin: true }, reason: DEADLINE_EXCEEDED });
-      // Of those that were asked for: the child runs went with their parents.
-      canceled.push(...runs.filter((run) => run.canceled && ids.includes(run.id)).map(({ id }) => id));
+      // Of those that were asked for: other child runs went with their parents.
+      canceled.push(...runs.filter((run) => run.canceled && asked.has(run.id)).map(({ id }) => id));
     },
     (runId, error) => setAside.push({ runId, error }),
   );
