@@ -48,7 +48,8 @@ const LOCK_WAIT_MS = 250;
 
 /**
  * Expires gates and cancels runs past their deadlines. One round trip when nothing is due, and those of
- * `expireGates` and `enforceDeadlines` for what is; in a caller's transaction one more, for its level. Throws
+ * `expireGates` and `enforceDeadlines` for what is; in a caller's transaction one more, for its level, and while
+ * deadlines are due the gates are left to the next one. Throws
  * `db.*` when the database is gone, `input.invalid`, `workflow.fire_timers_unsupported_isolation`.
  */
 export async function fireTimers(executor: Executor, options: FireTimersOptions = {}): Promise<FiredTimers> {
@@ -91,9 +92,11 @@ async function lookedUp(executor: Executor, limit: number): Promise<Look> {
   const rows = await look.execute(executor, { rows: limit + 1 });
   const gates = rows.filter(({ what }) => what === "gate");
   const runs = rows.filter(({ what }) => what === "run");
-  const nexts = [gates[limit], runs[limit], rows.find(({ what }) => what === "next")].flatMap(nextOf);
+  // In one transaction the cancels' job rows would come after the gates' step rows: out of the order of LOCKS.md §3.
+  const gateLimit = executor.transaction === "caller" && runs.length > 0 ? 0 : limit;
+  const nexts = [gates[gateLimit], runs[limit], rows.find(({ what }) => what === "next")].flatMap(nextOf);
   return {
-    gates: gates.slice(0, limit).map(dueGate),
+    gates: gates.slice(0, gateLimit).map(dueGate),
     runIds: runs.slice(0, limit).flatMap(({ run_id }) => run_id ?? []),
     next: nexts.sort((a, b) => a.inMs - b.inMs)[0] ?? null,
   };

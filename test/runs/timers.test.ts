@@ -93,6 +93,20 @@ describe("the next time", () => {
   });
 });
 
+test("in a caller's transaction gates wait while deadlines are due, and are what is next", async () => {
+  const late = await withDeadline(60);
+  await deadlineIsPast(database, late);
+  const gated = await gate();
+  await gatesAreDue(database, gated);
+  const fire = () => database.db.transaction().execute((trx) => ledger.in(trx).runs.fireTimers());
+  const first = await fire();
+  const second = await fire();
+
+  expect(first).toMatchObject({ expiredGates: [], canceledRuns: [late.id], nextAt: expect.any(Date) });
+  expect(first.nextInMs).toBeLessThan(0);
+  expect(second).toMatchObject({ expiredGates: [{ runId: gated.id }], canceledRuns: [], nextAt: null });
+});
+
 describe("refused", () => {
   test.each([0, -1, 1.5, 10_001, "10" as never])("is a limit of %p, before anything is sent", async (limit) => {
     const { result, statements } = await database.record(() => codeOf(ledger.runs.fireTimers({ limit })));
