@@ -1,5 +1,3 @@
-/** Cancel one job. Jobs of a workflow run refuse: their run is the unit (FEATURES F-J9). */
-import { sql } from "kysely";
 import { toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
@@ -9,7 +7,7 @@ import type { JobStatus } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
-import { appendEnded, keptOfQueue } from "./ending.ts";
+import { appendEnded, canceledOfQueue } from "./ending.ts";
 import { storableText } from "./outcome.ts";
 import { getJob } from "./read.ts";
 
@@ -72,16 +70,7 @@ const cancel = writing(
           .using("held")
           .whereRef("q.id", "=", "held.id")
           .where("held.workflow_run_id", "is", null)
-          .returning([
-            ...keptOfQueue,
-            sql<JobStatus>`'CANCELED'::${sql.id(schema, "job_status")}`.as("status"),
-            sql<Date>`clock_timestamp()`.as("ended_at"),
-            sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
-            sql<null>`null::text`.as("error_code"),
-            sql<null>`null::text`.as("error_message"),
-            sql<string | null>`${p.reason}`.as("canceled_reason"),
-            sql<null>`null::jsonb`.as("output"),
-          ]),
+          .returning(canceledOfQueue(schema, p.reason)),
       )
       .with("appended", (qb) => appendEnded(qb))
       .selectFrom("held")

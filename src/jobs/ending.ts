@@ -1,5 +1,6 @@
 /** How a live job becomes a row of the ledger: the one list of columns that moves. */
-import type { QueryCreator } from "kysely";
+import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 
 /** The columns of job_queue that the ledger keeps as they are. */
@@ -39,6 +40,33 @@ const endingColumns = [
 
 /** For the RETURNING of a delete from `job_queue as q`. */
 export const keptOfQueue = keptColumns.map((column) => `q.${column}` as const);
+
+/** The same with the end of a job that succeeded and whose output, if it has one, its step keeps. */
+export function succeededOfQueue(schema: string) {
+  return endedOfQueue(schema, "SUCCEEDED", sql<null>`null::text`);
+}
+
+/** The same with the end of a job that is cancelled. */
+export function canceledOfQueue(schema: string, reason: RawBuilder<string | null>) {
+  return endedOfQueue(schema, "CANCELED", sql<string | null>`${reason}`);
+}
+
+function endedOfQueue<Reason extends string | null>(
+  schema: string,
+  status: "SUCCEEDED" | "CANCELED",
+  reason: RawBuilder<Reason>,
+) {
+  return [
+    ...keptOfQueue,
+    sql<JobStatus>`${sql.lit(status)}::${sql.id(schema, "job_status")}`.as("status"),
+    sql<Date>`clock_timestamp()`.as("ended_at"),
+    sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
+    sql<null>`null::text`.as("error_code"),
+    sql<null>`null::text`.as("error_message"),
+    reason.as("canceled_reason"),
+    sql<null>`null::jsonb`.as("output"),
+  ] as const;
+}
 
 type EndedRow = { [K in (typeof keptColumns)[number]]: LedgerTables["job_queue"][K] } & {
   [K in (typeof endingColumns)[number]]: LedgerTables["job_ledger"][K];

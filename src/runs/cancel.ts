@@ -6,10 +6,10 @@ import { validUuid } from "../database/ids.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
 import { writing } from "../database/statement.ts";
-import { isTerminalRun, type JobStatus, type RunStatus, type StepStatus } from "../database/statuses.ts";
+import { isTerminalRun, type RunStatus, type StepStatus } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted, rollbackToSavepoint, savepoint } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
-import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
+import { appendEnded, canceledOfQueue } from "../jobs/ending.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { storableText } from "../jobs/outcome.ts";
 import { lockRunReleaseExclusiveAfterJobs } from "../locks/release.ts";
@@ -157,16 +157,7 @@ const cancel = writing("cancel_workflow_runs", { ids: "uuid[]", reason: "text?",
             .where("s.status", "in", ["ENQUEUED", "RUNNING"]);
           return sql<boolean>`q.id = any(array(${jobs}))`;
         })
-        .returning([
-          ...keptOfQueue,
-          sql<JobStatus>`'CANCELED'::${sql.id(schema, "job_status")}`.as("status"),
-          sql<Date>`clock_timestamp()`.as("ended_at"),
-          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
-          sql<null>`null::text`.as("error_code"),
-          sql<null>`null::text`.as("error_message"),
-          sql<string | null>`${p.reason}`.as("canceled_reason"),
-          sql<null>`null::jsonb`.as("output"),
-        ]),
+        .returning(canceledOfQueue(schema, p.reason)),
     )
     .with("appended", (qb) => appendEnded(qb))
     // Few: only the leased ones. Looked up in all ended jobs, each step of a wide run would scan them all.

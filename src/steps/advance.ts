@@ -8,8 +8,8 @@ import { announceJobs, announceRuns } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
-import type { JobStatus, StepStatus } from "../database/statuses.ts";
-import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
+import type { StepStatus } from "../database/statuses.ts";
+import { appendEnded, succeededOfQueue } from "../jobs/ending.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import {
   leaseArguments,
@@ -255,16 +255,7 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
         .deleteFrom("job_queue as q")
         .using("change as c")
         .whereRef("q.id", "=", "c.job_id")
-        .returning([
-          ...keptOfQueue,
-          sql<JobStatus>`'SUCCEEDED'::${sql.id(schema, "job_status")}`.as("status"),
-          sql<Date>`clock_timestamp()`.as("ended_at"),
-          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
-          sql<null>`null::text`.as("error_code"),
-          sql<null>`null::text`.as("error_message"),
-          sql<null>`null::text`.as("canceled_reason"),
-          sql<null>`null::jsonb`.as("output"),
-        ]),
+        .returning(succeededOfQueue(schema)),
     )
     .with("appended", (qb) => appendEnded(qb))
     .with("changed", (qb) =>

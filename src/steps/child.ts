@@ -2,8 +2,8 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
-import type { JobStatus, StepStatus } from "../database/statuses.ts";
-import { appendEnded, keptOfQueue } from "../jobs/ending.ts";
+import type { StepStatus } from "../database/statuses.ts";
+import { appendEnded, succeededOfQueue } from "../jobs/ending.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { holdJobs } from "./cascade.ts";
 
@@ -25,19 +25,7 @@ const handOverParameters = { jobId: "uuid", runId: "uuid", stepId: "uuid", child
 const handOver = writing("hand_step_over_to_child_run", handOverParameters, (db, p, schema) =>
   db
     .with("ended", (qb) =>
-      qb
-        .deleteFrom("job_queue as q")
-        .where("q.id", "=", p.jobId)
-        .returning([
-          ...keptOfQueue,
-          sql<JobStatus>`'SUCCEEDED'::${sql.id(schema, "job_status")}`.as("status"),
-          sql<Date>`clock_timestamp()`.as("ended_at"),
-          sql<null>`null::${sql.id(schema, "failure_kind")}`.as("failure_kind"),
-          sql<null>`null::text`.as("error_code"),
-          sql<null>`null::text`.as("error_message"),
-          sql<null>`null::text`.as("canceled_reason"),
-          sql<null>`null::jsonb`.as("output"),
-        ]),
+      qb.deleteFrom("job_queue as q").where("q.id", "=", p.jobId).returning(succeededOfQueue(schema)),
     )
     .with("appended", (qb) => appendEnded(qb))
     .updateTable("workflow_steps as s")
