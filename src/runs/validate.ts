@@ -1,6 +1,7 @@
 /** Validation of a graph in memory, the first error wins, and the topological order of its steps (FEATURES F-W1). */
 import { dependencyKinds } from "../database/statuses.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
+import { mapKeyOf } from "../steps/item-keys.ts";
 import { isTerminalOutcome } from "../steps/resolve.ts";
 import type { AdditionSpec, GateExpiry, GraphSpec, StepSpec } from "./spec.ts";
 
@@ -124,8 +125,8 @@ function requireDistinctKeys(steps: readonly StepSpec[]): void {
   const keys = new Set<string>();
   const maps = new Set(steps.flatMap(({ key, map }) => (map === undefined ? [] : [key])));
   for (const { key } of steps) {
-    const item = /^(.*)\[\d+\]$/s.exec(key)?.[1];
-    const takesItemKey = item !== undefined && maps.has(item);
+    const map = mapKeyOf(key);
+    const takesItemKey = map !== undefined && maps.has(map);
     if (keys.has(key) || takesItemKey) throw invalid("workflow.invalid_dag_duplicate_step_key", key);
     keys.add(key);
   }

@@ -23,6 +23,7 @@ import {
   stepArrays,
   stepRows,
 } from "./insertion.ts";
+import { itemPrefix, mapKeyOf } from "./item-keys.ts";
 import type { NewStep, Resolution } from "./resolve.ts";
 
 /** A step to add; what it depends on is named by key, among the new steps and the old ones. */
@@ -104,8 +105,8 @@ function placeOf(runId: string, key: string): string {
 function lookedUp(steps: readonly AddedStep[]): { keys: string[]; prefixes: string[] } {
   const own = steps.map(({ key }) => key);
   const dependencies = steps.flatMap((step) => step.dependencies.map(({ key }) => key));
-  const maps = own.flatMap((key) => /^(.*)\[\d+\]$/s.exec(key)?.[1] ?? []);
-  const prefixes = steps.flatMap(({ key, map }) => (map === null ? [] : [`${key}[`]));
+  const maps = own.flatMap((key) => mapKeyOf(key) ?? []);
+  const prefixes = steps.flatMap(({ key, map }) => (map === null ? [] : [itemPrefix(key)]));
   return { keys: [...new Set([...own, ...dependencies, ...maps])], prefixes };
 }
 
@@ -149,9 +150,9 @@ function foundAddition(addition: Addition, knownStep: (key: string) => KnownStep
 }
 
 function refuseTakenKey(key: string, knownStep: (key: string) => KnownStep | undefined): void {
-  const map = /^(.*)\[\d+\]$/s.exec(key)?.[1];
+  const map = mapKeyOf(key);
   const takesItemKey = map !== undefined && knownStep(map)?.is_map === true;
-  if (takesItemKey || knownStep(key) !== undefined || knownStep(`${key}[`) !== undefined) {
+  if (takesItemKey || knownStep(key) !== undefined || knownStep(itemPrefix(key)) !== undefined) {
     throw new LedgerError("workflow.append_duplicate_step_key", { details: { stepKey: key } });
   }
 }
