@@ -1,7 +1,7 @@
 /** From the steps that a caller wants to add to what is stored (FEATURES F-W7). */
 import type { JsonText } from "../database/json.ts";
 import { validName } from "../jobs/request.ts";
-import type { AddedStep, Addition } from "../steps/append.ts";
+import type { AddedStep, Addition } from "../steps/additions.ts";
 import { preparePayloads, type StepDraft, stepDrafts } from "./drafts.ts";
 import { requestOfSteps } from "./prepare.ts";
 import type { AdditionSpec } from "./spec.ts";

@@ -11,7 +11,8 @@ import { LedgerError } from "../errors.ts";
 import { validName } from "../jobs/request.ts";
 import { tryLockRunReleaseShared } from "../locks/release.ts";
 import { withBoundedWait } from "../locks/wait.ts";
-import { type Addition, type AppendedStep, appendedSteps } from "../steps/append.ts";
+import type { Addition } from "../steps/additions.ts";
+import { type AppendedStep, appendedSteps } from "../steps/append.ts";
 import { changeRuns } from "../steps/changes.ts";
 import { type AppendRequest, prepareAddition } from "./additions.ts";
 

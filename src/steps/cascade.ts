@@ -22,7 +22,7 @@ import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
 import { lockRunReleaseShared } from "../locks/release.ts";
 import { boundedHere } from "../locks/wait.ts";
-import type { Addition } from "./append.ts";
+import type { Addition } from "./additions.ts";
 import type { StepEnding } from "./apply.ts";
 import { changeRuns } from "./changes.ts";
 import type { EndingStep } from "./closure.ts";
