@@ -7,8 +7,9 @@ import { newId, newIds } from "../database/ids.ts";
 import type { JsonText } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
-import { type DependencyKind, decodeRunStatus, type StepStatus } from "../database/statuses.ts";
+import { decodeRunStatus, type StepStatus } from "../database/statuses.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import { insertEdges } from "../steps/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
 import type { EnqueuedRun } from "./enqueue.ts";
 import type { Mutation } from "./mutation.ts";
@@ -276,22 +277,14 @@ const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
           "status",
         ]),
     )
-    .with("edges", (qb) =>
+    .with("edge", (qb) =>
       qb
-        .insertInto("workflow_step_dependencies")
-        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
-        .expression((eb) =>
-          eb
-            .selectFrom(rowsOf("e", { prerequisite_id: p.prerequisiteIds, step_id: p.dependentIds, kind: p.edgeKinds }))
-            .innerJoin("taken", (join) => join.onTrue())
-            .select([
-              sql<string>`${p.id}`.as("run_id"),
-              "e.prerequisite_id",
-              "e.step_id",
-              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
-            ]),
-        ),
+        .selectFrom(rowsOf("e", { prerequisite_id: p.prerequisiteIds, step_id: p.dependentIds, kind: p.edgeKinds }))
+        .innerJoin("taken", (join) => join.onTrue())
+        .selectAll("e")
+        .select(sql<string>`${p.id}`.as("run_id")),
     )
+    .with("edges", (qb) => insertEdges(qb, schema))
     .with("released", (qb) => qb.selectFrom("steps").where("steps.status", "=", "ENQUEUED").selectAll())
     .with("inserted", (qb) => insertReleased(qb))
     .selectFrom("run")

@@ -4,13 +4,14 @@ import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
-import { type DependencyKind, decodeRunStatus, type RunStatus } from "../database/statuses.ts";
+import { decodeRunStatus, type RunStatus } from "../database/statuses.ts";
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import {
   edgeRows,
+  insertEdges,
   insertSteps,
   releasedAtOnce,
   stepArrayParameters,
@@ -217,22 +218,8 @@ const insert = writing("enqueue_workflow_runs", insertParameters, (db, p, schema
         .select("a.organization_id"),
     )
     .with("steps", (qb) => insertSteps(qb, schema))
-    .with("edges", (qb) =>
-      qb
-        .insertInto("workflow_step_dependencies")
-        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
-        .expression((eb) =>
-          eb
-            .selectFrom(edgeRows(p))
-            .innerJoin("admitted as a", "a.id", "e.run_id")
-            .select([
-              "e.run_id",
-              "e.prerequisite_id",
-              "e.step_id",
-              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
-            ]),
-        ),
-    )
+    .with("edge", (qb) => qb.selectFrom(edgeRows(p)).innerJoin("admitted as a", "a.id", "e.run_id").selectAll("e"))
+    .with("edges", (qb) => insertEdges(qb, schema))
     .with("released", (qb) => releasedAtOnce(qb))
     .with("inserted", (qb) => insertReleased(qb))
     .with(

@@ -5,13 +5,14 @@ import type { Executor } from "../database/executor.ts";
 import { toJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
-import type { DependencyKind, StepStatus } from "../database/statuses.ts";
+import type { StepStatus } from "../database/statuses.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { type Addition, type FoundAddition, mutationArrays, mutationParameters } from "./additions.ts";
 import { errorCodeOf } from "./apply.ts";
 import {
   edgeRows,
+  insertEdges,
   insertSteps,
   type PreparedEdge,
   type PreparedStep,
@@ -150,21 +151,7 @@ const insert = writing("append_workflow_steps", { ...stepArrayParameters, notify
     )
     .with("steps", (qb) => insertSteps(qb, schema))
     .with("edge", (qb) => qb.selectFrom(edgeRows(p)).selectAll())
-    .with("edges", (qb) =>
-      qb
-        .insertInto("workflow_step_dependencies")
-        .columns(["run_id", "prerequisite_id", "step_id", "kind"])
-        .expression((eb) =>
-          eb
-            .selectFrom("edge as e")
-            .select([
-              "e.run_id",
-              "e.prerequisite_id",
-              "e.step_id",
-              sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
-            ]),
-        ),
-    )
+    .with("edges", (qb) => insertEdges(qb, schema))
     .with("depended", (qb) =>
       qb
         .updateTable("workflow_steps as s")

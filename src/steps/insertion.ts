@@ -233,7 +233,7 @@ export function releasedAtOnce(qb: QueryCreator<WithSteps>) {
     ]);
 }
 
-/** The rows of the edges. */
+/** The rows of the edges, for the CTE `edge`. */
 export function edgeRows(p: StepPlaceholders) {
   return rowsOf("e", {
     run_id: p.edgeRunIds,
@@ -241,4 +241,23 @@ export function edgeRows(p: StepPlaceholders) {
     step_id: p.dependentIds,
     kind: p.edgeKinds,
   });
+}
+
+type EdgeRow = RowOf<ReturnType<typeof edgeRows>>;
+
+/** Inserts the rows of the CTE `edge`. */
+export function insertEdges(qb: QueryCreator<LedgerTables & { edge: EdgeRow }>, schema: string) {
+  return qb
+    .insertInto("workflow_step_dependencies")
+    .columns(["run_id", "prerequisite_id", "step_id", "kind"])
+    .expression((eb) =>
+      eb
+        .selectFrom("edge as e")
+        .select([
+          "e.run_id",
+          "e.prerequisite_id",
+          "e.step_id",
+          sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
+        ]),
+    );
 }
