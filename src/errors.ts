@@ -21,6 +21,11 @@ export const errorCodes = {
   "config.invalid": validation("The configuration is invalid."),
   "input.invalid": validation("An argument is invalid."),
   "payload.not_json": validation("The value cannot be stored as JSON."),
+  "payload.too_large": validation("The value has more bytes as JSON than the ledger allows."),
+  "payload.reserved": validation("An object whose one field is $runledger is reserved for encoded values."),
+  "payload.unencodable": internal("The codec did not encode a value."),
+  "payload.undecodable": internal("A stored value could not be decoded."),
+  "payload.codec_unavailable": unavailable("The codec cannot be reached."),
   "payload.invalid": validation("The payload does not fit the input schema of its definition."),
   "scope.required": validation("An explicit scope is required: { global: true }, { organization } or { admin: true }."),
 

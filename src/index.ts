@@ -12,6 +12,10 @@ export type {
   StepStatus,
 } from "./database/statuses.ts";
 export type { LedgerTables, RunledgerDatabase } from "./database/tables.ts";
+export { type AesGcmOptions, aesGcmCodec } from "./database/values/aes-gcm.ts";
+export type { CodecContext, ValueCodec, ValueKind } from "./database/values/codec.ts";
+export type { ReadOptions } from "./database/values/read.ts";
+export type { ValueOptions } from "./database/values/rules.ts";
 export {
   type ErrorCategory,
   type ErrorDetails,

@@ -12,6 +12,8 @@ import {
 import { Listener, type ListenSource, type NotificationHandler } from "./database/listener.ts";
 import { DEFAULT_SCHEMA, validSchemaName } from "./database/schema.ts";
 import type { Scope } from "./database/scope.ts";
+import type { ReadOptions } from "./database/values/read.ts";
+import { type ValueOptions, valueRules } from "./database/values/rules.ts";
 import { LedgerError } from "./errors.ts";
 import { type CanceledJob, type CancelJobOptions, cancelJob } from "./jobs/cancel.ts";
 import { type SyncedDefinitions, type SyncOptions, setPaused, syncDefinitions } from "./jobs/catalogue.ts";
@@ -63,6 +65,8 @@ export interface LedgerOptions<DB = AnyDatabase> {
   readonly notify?: boolean;
   /** The longest that a function waits for one lock, in milliseconds. Default 5000. */
   readonly lockWaitMs?: number;
+  /** Rules for payloads, outputs, checkpoints and fields of logs: how large they may be, what is not shown, how they are encoded. */
+  readonly values?: ValueOptions;
   /** Told of errors of the LISTEN connection, which is made anew. Default: a warning of the process. */
   readonly onListenError?: (error: unknown) => void;
 }
@@ -83,7 +87,7 @@ export function createLedger<DB>(options: LedgerOptions<DB>): Ledger<DB> {
       message: `lockWaitMs must be a number of milliseconds from 1 to ${MAX_LOCK_WAIT_MS}.`,
     });
   }
-  const settings: LedgerSettings = { notify, lockWaitMs };
+  const settings: LedgerSettings = { notify, lockWaitMs, values: valueRules(options.values ?? {}) };
   const executor = createExecutor(db, validSchemaName(options.schema ?? DEFAULT_SCHEMA), settings);
   return new Ledger(executor, listen === undefined ? null : new Listener(listen, onListenError));
 }
@@ -120,6 +124,14 @@ export class Ledger<DB = AnyDatabase> {
     }
     const { schema, settings } = this.#executor;
     return new Ledger(createExecutor(trx, schema, settings), this.#listener);
+  }
+
+  /**
+   * Returns what takes out of a text all that redacted fields of the values hold now: for a message that is logged or
+   * stored. A worker does so with the messages of failures and logs. Nothing is sent.
+   */
+  redactor(...values: readonly (JsonValue | null)[]): (text: string) => string {
+    return this.#executor.settings.values.redaction?.redactorOf(values) ?? ((text) => text);
   }
 
   /**
@@ -228,8 +240,8 @@ class Jobs<DB = AnyDatabase> {
     return cancelJob(this.#executor, jobId, options);
   }
 
-  get(jobId: string, scope: Scope): Promise<Job> {
-    return getJob(this.#executor, jobId, scope);
+  get(jobId: string, scope: Scope, options?: ReadOptions): Promise<Job> {
+    return getJob(this.#executor, jobId, scope, options);
   }
 
   /** Brings the definitions in the database in step with those in code. */
@@ -333,8 +345,8 @@ class Runs {
   }
 
   /** The run with all its steps. */
-  get(runId: string, scope: Scope): Promise<Run> {
-    return getRun(this.#executor, runId, scope);
+  get(runId: string, scope: Scope, options?: ReadOptions): Promise<Run> {
+    return getRun(this.#executor, runId, scope, options);
   }
 
   /** The result step's output, once the run has succeeded; typed when the workflow's definition is given. */

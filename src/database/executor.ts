@@ -1,5 +1,6 @@
 import type { Kysely, Transaction } from "kysely";
 import type { LedgerTables } from "./tables.ts";
+import { defaultRules, type ValueRules } from "./values/rules.ts";
 
 /** How a ledger behaves, the same for all of its functions. */
 export interface LedgerSettings {
@@ -7,7 +8,11 @@ export interface LedgerSettings {
   readonly notify: boolean;
   /** The longest that a function waits for one lock, in milliseconds. */
   readonly lockWaitMs: number;
+  /** What is done with payloads, outputs, checkpoints and fields of logs. */
+  readonly values: ValueRules;
 }
+
+type GivenSettings = Omit<LedgerSettings, "values"> & Partial<Pick<LedgerSettings, "values">>;
 
 // Any database type, plugins and dialect: this is the border where the service's own handle comes in.
 // biome-ignore lint/suspicious/noExplicitAny: Kysely is invariant in its database type, no other type takes every handle
@@ -32,12 +37,12 @@ export interface Executor {
 }
 
 /** Binds the service's handle. The order matters: `withoutPlugins` would take the schema away again. */
-export function createExecutor(db: AnyKysely, schema: string, settings: LedgerSettings): Executor {
+export function createExecutor(db: AnyKysely, schema: string, settings: GivenSettings): Executor {
   return {
     handle: db.withoutPlugins().withSchema(schema),
     source: db,
     schema,
-    settings,
+    settings: { values: defaultRules, ...settings },
     transaction: db.isTransaction ? "caller" : "none",
     health: { failed: false },
   };

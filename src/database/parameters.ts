@@ -3,6 +3,7 @@
  * and pooler sends it the same way; JSON travels as text, because drivers differ in how they encode it.
  */
 import { type AliasedRawBuilder, type RawBuilder, sql } from "kysely";
+import type { StoredJson } from "./json.ts";
 
 interface TypeMap {
   readonly uuid: string;
@@ -13,8 +14,7 @@ interface TypeMap {
   readonly float8: number;
   readonly bool: boolean;
   readonly timestamptz: Date | string;
-  /** JSON text. */
-  readonly jsonb: string;
+  readonly jsonb: StoredJson;
 }
 
 type ScalarType = keyof TypeMap;

@@ -3,10 +3,10 @@ import { type QueryCreator, sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
 import { toDate } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { fromJson } from "../database/json.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "./lease.ts";
 import { validInteger, validName } from "./request.ts";
@@ -26,8 +26,12 @@ export interface ClaimOptions {
 export interface ClaimedJob {
   readonly lease: Lease;
   readonly type: string;
+  /** Reading it throws `undecodable` where that is not null. */
   readonly payload: JsonValue;
+  /** Reading it throws `undecodable` where that is not null. */
   readonly checkpoint: JsonValue | null;
+  /** Why payload or checkpoint could not be decoded; a worker fails such a job without calling its handler. Else null. */
+  readonly undecodable: LedgerError | null;
   readonly organizationId: string | null;
   readonly priority: number;
   readonly maxAttempts: number;
@@ -45,7 +49,8 @@ const MAX_TRIES = 4;
 
 /**
  * Claims due jobs: each becomes LEASED, with one more attempt used. Jobs of disabled and paused types stay. One
- * round trip; up to four when other sessions hold all rows that were in sight. Throws `input.invalid`.
+ * round trip; up to four when other sessions hold all rows that were in sight. A payload that does not decode is its job's
+ * own trouble: see `undecodable`. Throws `input.invalid`.
  */
 export async function claimJobs(executor: Executor, options: ClaimOptions): Promise<ClaimedJob[]> {
   const limit = validInteger(options.limit, "limit", 1) ?? 1;
@@ -61,9 +66,9 @@ export async function claimJobs(executor: Executor, options: ClaimOptions): Prom
     const rows = types
       ? await claimOfTypes.execute(executor, { ...given, types: [...new Set(types)] })
       : await claimOfAll.execute(executor, given);
-    const claimed = rows.filter(isFound).map(decode);
+    const claimed = rows.filter(isFound);
     const contended = claimed.length === 0 && Number(rows[0]?.peeked ?? 0) > 0;
-    if (!contended || tries === MAX_TRIES) return claimed;
+    if (!contended || tries === MAX_TRIES) return decoded(executor, claimed);
   }
 }
 
@@ -268,7 +273,35 @@ function isFound(row: ClaimedRow): row is ClaimedRow & FoundRow {
   return row.id !== null;
 }
 
-function decode(row: FoundRow): ClaimedJob {
+async function decoded({ settings }: Executor, rows: readonly FoundRow[]): Promise<ClaimedJob[]> {
+  const payloads = await readValues(
+    settings.values,
+    "payload",
+    rows.map(({ payload }) => payload),
+  );
+  const checkpoints = await readValues(
+    settings.values,
+    "checkpoint",
+    rows.map(({ checkpoint }) => checkpoint),
+  );
+  return rows.map((row, place) => {
+    const undecodable = payloads.errors.get(place) ?? checkpoints.errors.get(place);
+    if (undecodable !== undefined) return undecodableJob(row, undecodable);
+    return claimedJob(row, payloads.at(place), checkpoints.at(place));
+  });
+}
+
+/** Whoever overlooks that it could not be decoded is not given something else for it. */
+function undecodableJob(row: FoundRow, undecodable: LedgerError): ClaimedJob {
+  const refuse = (): never => {
+    throw undecodable;
+  };
+  const refused = { get: refuse, enumerable: true };
+  const job = { ...claimedJob(row, null, null), undecodable };
+  return Object.defineProperties(job, { payload: refused, checkpoint: refused });
+}
+
+function claimedJob(row: FoundRow, payload: JsonValue, checkpoint: JsonValue | null): ClaimedJob {
   return {
     lease: {
       jobId: row.id,
@@ -278,8 +311,9 @@ function decode(row: FoundRow): ClaimedJob {
       workflowRunId: row.workflow_run_id,
     },
     type: row.type,
-    payload: fromJson(row.payload),
-    checkpoint: fromJson(row.checkpoint),
+    payload,
+    checkpoint,
+    undecodable: null,
     organizationId: row.organization_id,
     priority: row.priority,
     maxAttempts: row.max_attempts,

@@ -21,8 +21,8 @@ import { type PreparedJob, prepareJobs } from "./request.ts";
 
 /**
  * Enqueues the jobs, all or none, and answers in the order of the requests. One round trip without
- * idempotency keys; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`,
- * `payload.invalid`, `job.definition_not_found_or_disabled`, `job.idempotency_conflict`,
+ * idempotency keys; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
+ * `payload.reserved`, `payload.invalid`, `payload.unencodable`, `payload.codec_unavailable`, `job.definition_not_found_or_disabled`, `job.idempotency_conflict`,
  * `job.enqueue_idempotency_unsupported_isolation`.
  */
 export async function enqueueJobs(
@@ -31,7 +31,7 @@ export async function enqueueJobs(
   options: EnqueueOptions = {},
 ): Promise<EnqueuedJob[]> {
   if (requests.length === 0) return [];
-  const jobs = await prepareJobs(requests);
+  const jobs = await prepareJobs(executor.settings.values, requests);
   if (jobs.some(({ idempotencyKey }) => idempotencyKey !== null)) return enqueueKeyed(executor, jobs, options);
   await insertJobs(executor, jobs, options);
   return jobs.map(({ id }) => insertedJob(id));

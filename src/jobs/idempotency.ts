@@ -6,6 +6,7 @@ import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { type Remembered, sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import {
@@ -58,7 +59,12 @@ async function takeOrFind(
 async function findExisting(executor: Executor, jobs: readonly PreparedJob[]): Promise<Map<string, EnqueuedJob>> {
   const { ids, types, runAts, organizations, keys, requested } = keyedArrays(jobs);
   const rows = await existing.execute(executor, { ids, types, runAts, organizations, keys, requested });
-  if (rows.some(({ same }) => !same)) throw new LedgerError("job.idempotency_conflict");
+  const requests = new Map(jobs.map(({ id, requested: request }) => [id, request]));
+  for (const row of rows) {
+    if (!(row.same_time && (row.same || (await isSame(executor, row, requests))))) {
+      throw new LedgerError("job.idempotency_conflict");
+    }
+  }
   if (rows.length < jobs.length)
     throw new LedgerError("job.not_found", { message: "A job of an idempotency key is gone." });
   return new Map(
@@ -69,11 +75,18 @@ async function findExisting(executor: Executor, jobs: readonly PreparedJob[]): P
   );
 }
 
+type FoundRow = Awaited<ReturnType<typeof existing.execute>>[number];
+
+function isSame(executor: Executor, { id, stored }: FoundRow, requests: ReadonlyMap<string, Remembered>) {
+  const request = requests.get(id);
+  return request !== undefined && stored !== null && sameRequest(executor.settings.values, stored, request);
+}
+
 function keyedArrays(jobs: readonly PreparedJob[]) {
   return {
     ...jobArrays(jobs),
     keys: jobs.map(({ idempotencyKey }) => idempotencyKey),
-    requested: jobs.map(({ requested }) => requested),
+    requested: jobs.map(({ requested }) => requested.stored),
   };
 }
 
@@ -168,6 +181,8 @@ const existing = reading("find_keyed_jobs", keyParameters, (db, p) =>
       "k.job_id",
       "job.status",
       "job.run_number",
-      sql<boolean>`k.requested = keyed.requested and k.requested_run_at is not distinct from keyed.run_at`.as("same"),
+      sql<boolean>`k.requested_run_at is not distinct from keyed.run_at`.as("same_time"),
+      sql<boolean>`k.requested = keyed.requested`.as("same"),
+      sql<string | null>`case when k.requested <> keyed.requested then k.requested::text end`.as("stored"),
     ]),
 );

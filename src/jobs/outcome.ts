@@ -1,6 +1,6 @@
 /** How an attempt ended, and what was made of it (FEATURES F-J7). */
 import { validUuid } from "../database/ids.ts";
-import { type JsonText, toJson } from "../database/json.ts";
+import type { StoredJson } from "../database/json.ts";
 import type { FailureKind } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "./lease.ts";
@@ -45,7 +45,7 @@ export type SettleResult = ({ readonly ok: true } & SettledJob) | { readonly ok:
 export interface PreparedOutcome {
   readonly lease: Lease;
   readonly kind: FailureKind | null;
-  readonly output: JsonText | null;
+  readonly output: StoredJson | null;
   readonly code: string | null;
   readonly message: string | null;
   readonly notBefore: string | null;
@@ -54,19 +54,15 @@ export interface PreparedOutcome {
 const MAX_MESSAGE_LENGTH = 10_000;
 const callerKinds = ["RETRYABLE", "TERMINAL", "PANICKED", "TIMEOUT"] as const;
 
-/** Throws `input.invalid` or `payload.not_json` before anything is sent. */
-export function prepareOutcome(settlement: Settlement): PreparedOutcome {
+/** With the output of a success in the form that is stored. Throws `input.invalid` before anything is sent. */
+export function prepareOutcome(settlement: Settlement, output: StoredJson | null = null): PreparedOutcome {
   const { jobId, workflowRunId } = settlement.lease;
   const lease = {
     ...settlement.lease,
     jobId: validUuid(jobId, "lease.jobId"),
     workflowRunId: (workflowRunId ?? null) === null ? null : validUuid(workflowRunId, "lease.workflowRunId"),
   };
-  if ("success" in settlement) {
-    const { output } = settlement.success;
-    const text = output === undefined ? null : toJson(output, "output");
-    return { lease, kind: null, output: text, code: null, message: null, notBefore: null };
-  }
+  if ("success" in settlement) return { lease, kind: null, output, code: null, message: null, notBefore: null };
   const { kind = "RETRYABLE", code, message, notBefore } = settlement.failure;
   if (!callerKinds.includes(kind)) {
     throw new LedgerError("input.invalid", { message: `failure.kind must be one of ${callerKinds.join(", ")}.` });

@@ -4,10 +4,11 @@ import type { JsonValue } from "../database/column-types.ts";
 import { toDate, toDateOrNull, toNumberOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import { fromJson } from "../database/json.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { decodeFailureKind, decodeJobStatus, type FailureKind, type JobStatus } from "../database/statuses.ts";
+import type { ValueKind } from "../database/values/codec.ts";
+import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 
 /** A job as it stands: its live row, else its latest run. */
@@ -41,11 +42,20 @@ export interface Job {
   readonly tags: readonly string[];
 }
 
-/** One round trip. Throws `job.not_found`, `scope.required`, `input.invalid`. */
-export async function getJob(executor: Executor, jobId: string, scope: Scope): Promise<Job> {
+/**
+ * One round trip. Throws `job.not_found`, `scope.required`, `input.invalid`, `payload.undecodable`,
+ * `payload.codec_unavailable`.
+ */
+export async function getJob(executor: Executor, jobId: string, scope: Scope, options: ReadOptions = {}): Promise<Job> {
   const row = await get.executeFirst(executor, { id: validUuid(jobId, "jobId"), ...scopeArguments(scope) });
   if (row === undefined) throw new LedgerError("job.not_found");
-  return decode(row);
+  const shown = async (kind: ValueKind, text: string | null) =>
+    (await shownValues(executor.settings.values, kind, [text], options))(0);
+  return decode(row, {
+    payload: await shown("payload", row.payload),
+    checkpoint: await shown("checkpoint", row.checkpoint),
+    output: await shown("output", row.output),
+  });
 }
 
 const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
@@ -84,7 +94,9 @@ const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
     ]),
 );
 
-function decode(row: Awaited<ReturnType<typeof get.execute>>[number]): Job {
+type JobValues = Pick<Job, "payload" | "checkpoint" | "output">;
+
+function decode(row: Awaited<ReturnType<typeof get.execute>>[number], values: JobValues): Job {
   const done = toNumberOrNull(row.progress_done);
   return {
     id: row.id,
@@ -103,9 +115,7 @@ function decode(row: Awaited<ReturnType<typeof get.execute>>[number]): Job {
     enqueuedAt: toDate(row.enqueued_at),
     endedAt: toDateOrNull(row.ended_at),
     progress: done === null ? null : { done, total: toNumberOrNull(row.progress_total) },
-    payload: fromJson(row.payload),
-    checkpoint: fromJson(row.checkpoint),
-    output: fromJson(row.output),
+    ...values,
     failureKind: row.failure_kind === null ? null : decodeFailureKind(row.failure_kind),
     errorCode: row.error_code,
     errorMessage: row.error_message,

@@ -1,6 +1,9 @@
 /** From a request to the values that are stored: checked, and with an id, before anything is sent. */
 import { newIds, validUuid } from "../database/ids.ts";
-import { type JsonText, toJson } from "../database/json.ts";
+import type { JsonText, StoredJson } from "../database/json.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { type Remembered, remembered } from "../database/values/sameness.ts";
+import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
 
@@ -8,14 +11,14 @@ import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
 export interface PreparedJob {
   readonly id: string;
   readonly type: string;
-  readonly payload: JsonText;
+  readonly payload: StoredJson;
   readonly settings: JobSettings;
   readonly runAt: string | null;
   readonly organizationId: string | null;
   readonly tags: string | null;
   readonly idempotencyKey: string | null;
   /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
-  readonly requested: JsonText;
+  readonly requested: Remembered;
 }
 
 /** What is null resolves in the database: from the type's definition, else from the library's defaults. */
@@ -28,20 +31,39 @@ export interface JobSettings {
 const MAX_INT4 = 2_147_483_647;
 const MAX_KEY_BYTES = 512;
 
-/** Throws `input.invalid`, `payload.not_json` or `payload.invalid`, naming the request by its place in the batch. */
-export async function prepareJobs(requests: readonly JobRequest[]): Promise<PreparedJob[]> {
+/** A request that has been checked, before its payload takes the form that is stored. */
+interface DraftJob extends Omit<PreparedJob, "payload" | "requested"> {
+  readonly payload: JsonText;
+  readonly requested: JsonText;
+}
+
+/**
+ * Throws `input.invalid`, `payload.not_json`, `payload.too_large`, `payload.reserved` or `payload.invalid`, naming the
+ * request by its place in the batch; `payload.unencodable`, `payload.codec_unavailable`.
+ */
+export async function prepareJobs(rules: ValueRules, requests: readonly JobRequest[]): Promise<PreparedJob[]> {
   for (const request of requests) {
     if (request.schema !== undefined) await parsed(request.schema, request.payload);
   }
   const ids = newIds(requests.length);
-  return requests.map((request, place) =>
-    prepared(request, ids[place] ?? "", requests.length > 1 ? `jobs[${place}].` : ""),
+  const drafts = requests.map((request, place) =>
+    drafted(rules, request, ids[place] ?? "", requests.length > 1 ? `jobs[${place}].` : ""),
   );
+  const payload = await storedValues(
+    rules,
+    "payload",
+    drafts.map((draft) => draft.payload),
+  );
+  const requested = await remembered(
+    rules,
+    drafts.map((draft) => (draft.idempotencyKey === null ? null : draft.requested)),
+  );
+  return drafts.map((draft, place) => ({ ...draft, payload: payload(place), requested: requested(place) }));
 }
 
-function prepared(request: JobRequest, id: string, at: string): PreparedJob {
+function drafted(rules: ValueRules, request: JobRequest, id: string, at: string): DraftJob {
   const type = validName(request.type, `${at}type`);
-  const payload = toJson(request.payload, `${at}payload`);
+  const payload = valueText(rules, request.payload, `${at}payload`);
   const requested = validSettings(request, at);
   const defaults = validSettings(request.defaults ?? {}, at);
   const tags = request.tags === undefined ? null : textArray(request.tags, `${at}tags`);

@@ -6,9 +6,9 @@ import { sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import { toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { toJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
+import { optionalText, storedValue, storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedInCaller } from "../locks/wait.ts";
 import {
@@ -91,12 +91,17 @@ export async function reportProgress(executor: Executor, lease: Lease, progress:
   if (!row.stored) throw new LedgerError("job.progress_invalid");
 }
 
-/** Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */
+/**
+ * Stores what a later attempt needs to resume. One round trip. Throws `payload.not_json`, `payload.too_large`,
+ * `payload.reserved`, `payload.unencodable`, `payload.codec_unavailable`, `job.lease_owner_mismatch`.
+ */
 export async function saveCheckpoint(executor: Executor, lease: Lease, checkpoint: unknown): Promise<void> {
+  const { values } = executor.settings;
+  const stored = await storedValue(values, "checkpoint", valueText(values, checkpoint, "checkpoint"));
   const row = await boundedInCaller(executor, () =>
     setCheckpoint.executeFirst(executor, {
       ...leaseArguments(executor, [lease]),
-      checkpoint: toJson(checkpoint, "checkpoint"),
+      checkpoint: stored,
     }),
   );
   if (!row?.held) throw leaseLost();
@@ -110,18 +115,26 @@ export interface LogLine {
 
 const levels = ["debug", "info", "warn", "error"];
 
-/** Appends lines to the job's log. One round trip. Throws `input.invalid`, `payload.not_json`, `job.lease_owner_mismatch`. */
+/**
+ * Appends lines to the job's log. One round trip. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
+ * `payload.reserved`, `payload.unencodable`, `payload.codec_unavailable`, `job.lease_owner_mismatch`.
+ */
 export async function appendLogs(executor: Executor, lease: Lease, lines: readonly LogLine[]): Promise<void> {
   if (lines.length === 0) return;
   if (!lines.every(({ level }) => levels.includes(level))) {
     throw new LedgerError("input.invalid", { message: `level must be one of ${levels.join(", ")}.` });
   }
+  const { values } = executor.settings;
+  const texts = lines.map(({ fields }, place) =>
+    optionalText(values, fields, lines.length > 1 ? `lines[${place}].fields` : "fields"),
+  );
+  const fields = await storedValues(values, "log", texts);
   const row = await boundedInCaller(executor, () =>
     insertLogs.executeFirst(executor, {
       ...leaseArguments(executor, [lease]),
       levels: lines.map(({ level }) => level),
       messages: lines.map(({ message }) => storableText(message)),
-      fields: lines.map(({ fields }) => (fields === undefined ? null : toJson(fields, "fields"))),
+      fields: lines.map((_, place) => fields(place)),
     }),
   );
   if (!row?.held) throw leaseLost();

@@ -2,11 +2,12 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import { fromJson, type JsonText } from "../database/json.ts";
+import { fromJson } from "../database/json.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, decodeStepStatus, isTerminalRun } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted, rollbackToSavepoint } from "../database/transaction.ts";
+import { sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
 import { validName } from "../jobs/request.ts";
 import { tryLockRunReleaseShared } from "../locks/release.ts";
@@ -35,13 +36,14 @@ export interface AppendedSteps {
  * transaction of its own, five for a repetition. Throws `workflow.run_not_found`, `workflow.append_run_ended`,
  * `workflow.append_no_open_gate`, `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency`,
  * `workflow.append_duplicate_step_key`, `workflow.release_conflict`, `workflow.append_unsupported_isolation`,
- * `workflow.invalid_dag_*`, `payload.not_json`, `payload.invalid`, `scope.required`, `input.invalid`.
+ * `workflow.invalid_dag_*`, `payload.not_json`, `payload.too_large`, `payload.reserved`, `payload.invalid`,
+ * `payload.unencodable`, `payload.undecodable`, `payload.codec_unavailable`, `scope.required`, `input.invalid`.
  */
 export async function appendSteps(executor: Executor, runId: string, options: AppendOptions): Promise<AppendedSteps> {
   const id = validUuid(runId, "runId");
   const gate = options.gate === undefined ? null : validName(options.gate, "gate");
   const args = { runId: id, gate, key: validName(options.key, "key"), ...scopeArguments(options.scope) };
-  const addition = await prepareAddition(id, options);
+  const addition = await prepareAddition(executor.settings.values, id, options);
   await requireReadCommitted(executor, "workflow.append_unsupported_isolation");
   return inTransaction(executor, (trx) => withBoundedWait(trx, () => append(trx, addition, args)));
 }
@@ -49,10 +51,11 @@ export async function appendSteps(executor: Executor, runId: string, options: Ap
 type FindArguments = Omit<Parameters<typeof find.execute>[1], "requested">;
 
 async function append(trx: Executor, addition: Addition, args: FindArguments): Promise<AppendedSteps> {
-  const { runId, requested } = addition;
+  const { runId } = addition;
+  const requested = addition.requested.stored;
   const run = await find.executeFirst(trx, { ...args, requested });
   if (run === undefined) throw new LedgerError("workflow.run_not_found");
-  if (run.result !== null) return alreadyApplied(runId, run.result, run.same);
+  if (run.result !== null) return alreadyApplied(trx, addition, run);
   if (isTerminalRun(decodeRunStatus(run.status))) throw new LedgerError("workflow.append_run_ended");
   const gateId = run.gate_id;
   if (gateId === null) throw new LedgerError("workflow.append_no_open_gate");
@@ -75,7 +78,7 @@ async function append(trx: Executor, addition: Addition, args: FindArguments): P
   }
   const again = await find.executeFirst(trx, { ...args, requested });
   if (again === undefined || again.result === null) throw new LedgerError("workflow.internal_state");
-  return alreadyApplied(runId, again.result, again.same);
+  return alreadyApplied(trx, addition, again);
 }
 
 /** The gate was open when it was looked for, and closed when it was locked. */
@@ -95,8 +98,16 @@ async function closedMeanwhile(
   return append(trx, addition, args);
 }
 
-function alreadyApplied(runId: string, result: JsonText, same: boolean): AppendedSteps {
-  if (!same) throw new LedgerError("workflow.append_conflicting_retry");
+type FoundRun = Awaited<ReturnType<typeof find.execute>>[number];
+
+async function alreadyApplied(
+  { settings }: Executor,
+  { runId, requested }: Addition,
+  { result, same, stored }: FoundRun,
+): Promise<AppendedSteps> {
+  if (!same && (stored === null || !(await sameRequest(settings.values, stored, requested)))) {
+    throw new LedgerError("workflow.append_conflicting_retry");
+  }
   const steps = fromJson(result);
   return { runId, disposition: "already_applied", steps: Array.isArray(steps) ? steps.flatMap(appendedStep) : [] };
 }
@@ -123,6 +134,9 @@ const find = reading(
         "r.status",
         sql<string | null>`m.result::text`.as("result"),
         sql<boolean>`coalesce(m.mutation = 'append' and m.requested = ${p.requested}, false)`.as("same"),
+        sql<
+          string | null
+        >`case when m.mutation = 'append' and m.requested <> ${p.requested} then m.requested::text end`.as("stored"),
         eb
           .selectFrom("workflow_steps as s")
           .whereRef("s.run_id", "=", "r.id")

@@ -2,9 +2,11 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { isUuid } from "../database/ids.ts";
+import type { StoredJson } from "../database/json.ts";
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, isTerminalRun } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import type { ValueRules } from "../database/values/rules.ts";
 import { LedgerError } from "../errors.ts";
 import type { ClaimedJob } from "../jobs/claim.ts";
 import { leaseLost } from "../jobs/lease.ts";
@@ -34,7 +36,7 @@ export async function advanceChild(executor: Executor, job: ClaimedJob): Promise
 }
 
 async function startChild(executor: Executor, job: ClaimedJob): Promise<AdvancedChild> {
-  const child = await preparedChild(job);
+  const child = await preparedChild(executor.settings.values, job);
   const outcome = prepareOutcome({ lease: job.lease, success: {} });
   return inTransaction(executor, async (trx) => {
     if (!(await handOverToChild(trx, outcome, child.runId))) throw leaseLost();
@@ -43,14 +45,14 @@ async function startChild(executor: Executor, job: ClaimedJob): Promise<Advanced
   });
 }
 
-async function preparedChild(job: ClaimedJob): Promise<PreparedRun> {
+async function preparedChild(rules: ValueRules, job: ClaimedJob): Promise<PreparedRun> {
   const { graph, deadlineSeconds } = recordOf(job.payload);
   if (job.type !== CHILD_RUN_JOB || !isGraph(graph)) throw new LedgerError("workflow.child_run_invalid");
   const options = {
     organizationId: job.organizationId,
     ...(typeof deadlineSeconds === "number" ? { deadlineSeconds } : {}),
   };
-  return prepareRun(graph, options, parentOf(job));
+  return prepareRun(rules, graph, options, { parent: parentOf(job) });
 }
 
 function parentOf({ lease, workflowStepId }: ClaimedJob): ParentStep {
@@ -80,10 +82,10 @@ async function endStep(executor: Executor, job: ClaimedJob, childRunId: string):
 function outcomeOf(
   { lease }: ClaimedJob,
   status: ReturnType<typeof decodeRunStatus>,
-  output: string | null,
+  output: StoredJson | null,
 ): PreparedOutcome {
   if (!isTerminalRun(status)) throw new LedgerError("workflow.internal_state", { message: "The child run is live." });
-  if (status === "SUCCEEDED") return { ...prepareOutcome({ lease, success: {} }), output };
+  if (status === "SUCCEEDED") return prepareOutcome({ lease, success: {} }, output);
   const [code, message] =
     status === "CANCELED"
       ? ["workflow.child_run_canceled", "The child run was cancelled."]
@@ -100,5 +102,5 @@ const end = reading("get_child_run_end", { id: "uuid", runId: "uuid", stepId: "u
     .where("r.id", "=", p.id)
     .where("r.parent_run_id", "=", p.runId)
     .where("r.parent_step_id", "=", p.stepId)
-    .select(["r.status", sql<string | null>`s.output::text`.as("output")]),
+    .select(["r.status", sql<StoredJson | null>`s.output::text`.as("output")]),
 );

@@ -4,7 +4,7 @@ import { announceJobs } from "../database/announce.ts";
 import type { JsonColumn } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
 import { newId, newIds } from "../database/ids.ts";
-import type { JsonText } from "../database/json.ts";
+import { ownJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { decodeRunStatus, type StepStatus } from "../database/statuses.ts";
@@ -28,7 +28,7 @@ export interface CopyRequest extends Mutation {
 export async function copyRun(trx: Executor, request: CopyRequest, renewal: Renewal): Promise<EnqueuedRun | null> {
   const { runId: sourceId, mutation, key, requested, deadlineSeconds } = request;
   const id = newId();
-  const result: JsonText = JSON.stringify({ runId: id });
+  const result = ownJson({ runId: id });
   const row = await copy.executeFirst(trx, {
     sourceId,
     id,

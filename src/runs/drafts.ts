@@ -2,6 +2,8 @@
 import { newId, newIds } from "../database/ids.ts";
 import { type JsonText, toJson } from "../database/json.ts";
 import type { StepKind } from "../database/statuses.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { optionalText, storedValues, valueText } from "../database/values/write.ts";
 import { type JobDefaults, parsed } from "../jobs/definition.ts";
 import { type JobSettings, validDuration, validSettings } from "../jobs/request.ts";
 import type { PreparedExpiry, PreparedMap, PreparedStep, PreparedStepJob } from "../steps/insertion.ts";
@@ -9,8 +11,22 @@ import { CHILD_RUN_JOB, type GraphSpec, type StepSpec } from "./spec.ts";
 import { topologicallySorted } from "./validate.ts";
 
 /** A step as it will be stored, without what follows from the steps around it. */
-export interface StepDraft extends Pick<PreparedStep, "id" | "key" | "kind" | "job" | "map" | "expiry"> {
+export interface StoredDraft extends Pick<PreparedStep, "id" | "key" | "kind" | "job" | "map" | "expiry"> {
   readonly spec: StepSpec;
+}
+
+/** The same with its values as they were given: so a request is remembered. */
+export interface StepDraft extends Omit<StoredDraft, "job" | "expiry"> {
+  readonly job: DraftStepJob | null;
+  readonly expiry: DraftExpiry | null;
+}
+
+interface DraftStepJob extends Omit<PreparedStepJob, "payload"> {
+  readonly payload: JsonText | null;
+}
+
+interface DraftExpiry extends Omit<PreparedExpiry, "output"> {
+  readonly output: JsonText | null;
 }
 
 /** Lets the schemas of jobs, those of child runs included, check their payloads. Throws `payload.invalid` or a `workflow.invalid_dag_*` code. */
@@ -22,26 +38,46 @@ export async function preparePayloads(steps: readonly StepSpec[]): Promise<void>
 }
 
 /**
- * Drafts of steps in topological order, with ids in that order, and the id of each key; `known` are
- * steps that exist already. Throws `input.invalid` or `payload.not_json`.
+ * Drafts of steps in topological order, with ids in that order, and the id of each key; `at` says which of several
+ * runs they are of. Throws `input.invalid`, `payload.not_json`, `payload.too_large`, `payload.reserved`.
  */
 export function stepDrafts(
+  rules: ValueRules,
   sorted: readonly StepSpec[],
-  known: ReadonlyMap<string, string> = new Map(),
+  at = "",
 ): { drafts: StepDraft[]; idOf: (key: string) => string } {
   const ids = new Map(sorted.map(({ key }) => [key, newId()]));
-  const idOf = (key: string) => ids.get(key) ?? known.get(key) ?? "";
+  const idOf = (key: string) => ids.get(key) ?? "";
   const jobIds = newIds(sorted.length);
   const drafts = sorted.map((spec, place) => ({
     id: idOf(spec.key),
     key: spec.key,
     kind: kindOf(spec),
-    job: jobOf(spec, jobIds[place] ?? ""),
+    job: jobOf(rules, spec, jobIds[place] ?? "", `${at}${spec.key}`),
     map: mapOf(spec, idOf),
-    expiry: expiryOf(spec),
+    expiry: expiryOf(rules, spec, `${at}${spec.key}`),
     spec,
   }));
   return { drafts, idOf };
+}
+
+/** The drafts with their values in the form that is stored. Throws `payload.unencodable`, `payload.codec_unavailable`. */
+export async function storedDrafts(rules: ValueRules, drafts: readonly StepDraft[]): Promise<StoredDraft[]> {
+  const payload = await storedValues(
+    rules,
+    "payload",
+    drafts.map(({ job }) => job?.payload ?? null),
+  );
+  const output = await storedValues(
+    rules,
+    "output",
+    drafts.map(({ expiry }) => expiry?.output ?? null),
+  );
+  return drafts.map((draft, place) => ({
+    ...draft,
+    job: draft.job && { ...draft.job, payload: payload(place) },
+    expiry: draft.expiry && { ...draft.expiry, output: output(place) },
+  }));
 }
 
 function kindOf({ job, child, map }: StepSpec): StepKind {
@@ -49,35 +85,46 @@ function kindOf({ job, child, map }: StepSpec): StepKind {
   return job === undefined && child === undefined ? "EXTERNAL" : "JOB";
 }
 
-function jobOf({ key, job, child, map }: StepSpec, id: string): PreparedStepJob | null {
+function jobOf(rules: ValueRules, { job, child, map }: StepSpec, id: string, at: string): DraftStepJob | null {
   if (child !== undefined) {
     const { graph, deadlineSeconds, delaySeconds, ...settings } = child;
-    validDuration(deadlineSeconds, `${key}: deadlineSeconds`);
-    const payload = toJson({ graph: plainGraph(graph), deadlineSeconds }, `${key}: child`);
-    return { id, type: CHILD_RUN_JOB, payload, ...timing(key, settings, {}, delaySeconds) };
+    validDuration(deadlineSeconds, `${at}: deadlineSeconds`);
+    checkValues(rules, graph, at);
+    const payload = toJson({ graph: plainGraph(graph), deadlineSeconds }, `${at}: child`);
+    return { id, type: CHILD_RUN_JOB, payload, ...timing(at, settings, {}, delaySeconds) };
   }
   if (job === undefined) return null;
   const { type, payload, defaults = {}, delaySeconds } = job;
-  const rest = timing(key, job, defaults, delaySeconds);
+  const rest = timing(at, job, defaults, delaySeconds);
   if (map !== undefined) return { id: null, type, payload: null, ...rest };
-  return { id, type, payload: toJson(payload, `${key}: payload`), ...rest };
+  return { id, type, payload: valueText(rules, payload, `${at}: payload`), ...rest };
+}
+
+/** The values of a child run's steps, one by one: the graph that holds them is no value of a caller's. */
+function checkValues(rules: ValueRules, { steps }: GraphSpec, at: string): void {
+  for (const { key, job, child, map, expires } of steps) {
+    const step = `${at}: child: ${key}`;
+    if (job !== undefined && map === undefined) valueText(rules, job.payload, `${step}: payload`);
+    optionalText(rules, expires?.output, `${step}: expires.output`);
+    if (child !== undefined) checkValues(rules, child.graph, step);
+  }
 }
 
 function timing(
-  key: string,
+  at: string,
   settings: JobDefaults,
   defaults: JobDefaults,
   delaySeconds: number | undefined,
 ): { settings: JobSettings; delaySeconds: number | null } {
-  const requested = validSettings(settings, `${key}: `);
-  const standing = validSettings(defaults, `${key}: `);
+  const requested = validSettings(settings, `${at}: `);
+  const standing = validSettings(defaults, `${at}: `);
   return {
     settings: {
       priority: requested.priority ?? standing.priority,
       maxAttempts: requested.maxAttempts ?? standing.maxAttempts,
       timeoutSeconds: requested.timeoutSeconds ?? standing.timeoutSeconds,
     },
-    delaySeconds: validDuration(delaySeconds, `${key}: delaySeconds`),
+    delaySeconds: validDuration(delaySeconds, `${at}: delaySeconds`),
   };
 }
 
@@ -87,12 +134,11 @@ function mapOf({ map }: StepSpec, idOf: (key: string) => string): PreparedMap | 
   return { sourceId: idOf(map.over), itemEdge, itemCount: null };
 }
 
-function expiryOf({ key, expires }: StepSpec): PreparedExpiry | null {
+function expiryOf(rules: ValueRules, { expires }: StepSpec, at: string): DraftExpiry | null {
   if (expires === undefined) return null;
-  const afterSeconds = validDuration(expires.afterSeconds, `${key}: expires.afterSeconds`) ?? 0;
+  const afterSeconds = validDuration(expires.afterSeconds, `${at}: expires.afterSeconds`) ?? 0;
   const { outcome, output } = expires;
-  const text: JsonText | null = output === undefined ? null : toJson(output, `${key}: expires.output`);
-  return { afterSeconds, outcome, output: text };
+  return { afterSeconds, outcome, output: optionalText(rules, output, `${at}: expires.output`) };
 }
 
 /** A graph that survives being stored as JSON: schemas have checked their payloads, and defaults are settings. */

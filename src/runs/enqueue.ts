@@ -6,6 +6,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeRunStatus, type RunStatus } from "../database/statuses.ts";
 import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { type Remembered, sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
@@ -39,12 +40,16 @@ export interface EnqueuedRun {
  * runnable at once. One round trip; one more when an idempotency key exists already, two more for a
  * transaction around several runs of which some have keys; in a caller's transaction, with keys, three for its level
  * and the bound of the wait for who takes the same key, and one for a savepoint around several. Throws `workflow.invalid_dag_*`, `workflow.enqueue_conflicting_retry`, `input.invalid`,
- * `payload.not_json`, `payload.invalid`, `workflow.enqueue_idempotency_unsupported_isolation`.
+ * `payload.not_json`, `payload.too_large`, `payload.reserved`, `payload.invalid`, `payload.unencodable`,
+ * `payload.undecodable`, `payload.codec_unavailable`, `workflow.enqueue_idempotency_unsupported_isolation`.
  */
 export async function enqueueRuns(executor: Executor, requests: readonly RunRequest[]): Promise<EnqueuedRun[]> {
   if (requests.length === 0) return [];
   const runs: PreparedRun[] = [];
-  for (const { graph, ...options } of requests) runs.push(await prepareRun(graph, options));
+  for (const [place, { graph, ...options }] of requests.entries()) {
+    const at = requests.length > 1 ? `runs[${place}].` : "";
+    runs.push(await prepareRun(executor.settings.values, graph, options, { at }));
+  }
   if (runs.every(({ idempotencyKey }) => idempotencyKey === null)) return insertRuns(executor, runs);
   await requireReadCommitted(executor, "workflow.enqueue_idempotency_unsupported_isolation");
   // A single run whose key exists has written nothing, so there is nothing to take back.
@@ -75,7 +80,12 @@ export async function insertRuns(executor: Executor, runs: readonly PreparedRun[
 async function findExisting(executor: Executor, runs: readonly PreparedRun[]): Promise<Map<string, EnqueuedRun>> {
   const { ids, types, organizations, keys, requested } = runArrays(runs);
   const rows = await existing.execute(executor, { ids, types, organizations, keys, requested });
-  if (rows.some(({ same }) => !same)) throw new LedgerError("workflow.enqueue_conflicting_retry");
+  const requests = new Map(runs.map((run) => [run.runId, run.requested]));
+  for (const { id, same, stored } of rows) {
+    const request = requests.get(id) ?? null;
+    if (same || (await isSame(executor, stored, request))) continue;
+    throw new LedgerError("workflow.enqueue_conflicting_retry");
+  }
   if (rows.length < runs.length) {
     throw new LedgerError("workflow.run_not_found", { message: "The run of an idempotency key is gone." });
   }
@@ -84,13 +94,17 @@ async function findExisting(executor: Executor, runs: readonly PreparedRun[]): P
   );
 }
 
+function isSame({ settings }: Executor, stored: string | null, request: Remembered | null) {
+  return stored !== null && request !== null && sameRequest(settings.values, stored, request);
+}
+
 function runArrays(runs: readonly PreparedRun[]) {
   return {
     ids: runs.map(({ runId }) => runId),
     types: runs.map(({ type }) => type),
     organizations: runs.map(({ organizationId }) => organizationId),
     keys: runs.map(({ idempotencyKey }) => idempotencyKey),
-    requested: runs.map(({ requested }) => requested),
+    requested: runs.map(({ requested }) => requested?.stored ?? null),
     results: runs.map(({ resultStepId }) => resultStepId),
     deadlines: runs.map(({ deadlineSeconds }) => deadlineSeconds),
     parentRuns: runs.map(({ parent }) => parent?.runId ?? null),
@@ -249,5 +263,11 @@ const existing = reading("find_keyed_workflow_runs", keyParameters, (db, p) =>
         .onRef("k.key", "=", "keyed.key"),
     )
     .innerJoin("workflow_runs as r", "r.id", "k.run_id")
-    .select(["keyed.id", "k.run_id", "r.status", sql<boolean>`k.requested = keyed.requested`.as("same")]),
+    .select([
+      "keyed.id",
+      "k.run_id",
+      "r.status",
+      sql<boolean>`k.requested = keyed.requested`.as("same"),
+      sql<string | null>`case when k.requested <> keyed.requested then k.requested::text end`.as("stored"),
+    ]),
 );

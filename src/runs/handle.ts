@@ -4,6 +4,7 @@ import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import type { Listener } from "../database/listener.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
+import type { ReadOptions } from "../database/values/read.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./cancel.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./read.ts";
 import { getResult, type ResultOptions } from "./result.ts";
@@ -42,9 +43,9 @@ export class RunHandle<Result = JsonValue> {
     return getRunStatus(this.#executor, this.id, this.#scope);
   }
 
-  /** The run with all its steps. Two round trips. Throws `workflow.run_not_found`. */
-  getRun(): Promise<Run> {
-    return getRun(this.#executor, this.id, this.#scope);
+  /** The run with all its steps. Round trips and errors as `runs.get`. */
+  getRun(options?: ReadOptions): Promise<Run> {
+    return getRun(this.#executor, this.id, this.#scope, options);
   }
 
   /** The result step's output, once the run has succeeded: waits for that up to `timeoutMs`. Round trips and errors as `runs.getResult`. */

@@ -1,7 +1,7 @@
 /** Mutations of a run that a key makes idempotent: what was made of the key, and the run as it stands. */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
-import type { JsonText } from "../database/json.ts";
+import type { JsonText, StoredJson } from "../database/json.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, type RunStatus } from "../database/statuses.ts";
@@ -16,7 +16,7 @@ export interface Mutation {
   readonly key: string | null;
   readonly mutation: "retry" | "recover" | "rerun";
   /** What is compared, as jsonb, when the key is used again. */
-  readonly requested: JsonText;
+  readonly requested: StoredJson;
 }
 
 export interface FoundMutation {

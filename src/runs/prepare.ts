@@ -2,10 +2,12 @@
 import { newId } from "../database/ids.ts";
 import type { JsonText } from "../database/json.ts";
 import type { StepStatus } from "../database/statuses.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { type Remembered, remembered } from "../database/values/sameness.ts";
 import { validDuration, validName, validOrganization } from "../jobs/request.ts";
 import type { PreparedEdge, PreparedStep } from "../steps/insertion.ts";
 import { counterOf } from "../steps/run-status.ts";
-import { preparePayloads, type StepDraft, stepDrafts } from "./drafts.ts";
+import { preparePayloads, type StepDraft, type StoredDraft, stepDrafts, storedDrafts } from "./drafts.ts";
 import type { GraphSpec, StepSpec } from "./spec.ts";
 import { topologicallySorted } from "./validate.ts";
 
@@ -29,7 +31,7 @@ export interface PreparedRun {
   readonly type: string;
   readonly organizationId: string | null;
   readonly idempotencyKey: string | null;
-  readonly requested: JsonText | null;
+  readonly requested: Remembered | null;
   readonly resultStepId: string | null;
   readonly deadlineSeconds: number | null;
   readonly parent: ParentStep | null;
@@ -39,11 +41,12 @@ export interface PreparedRun {
   readonly edges: readonly PreparedEdge[];
 }
 
-/** Throws a `workflow.invalid_dag_*` code, `input.invalid`, `payload.not_json` or `payload.invalid`. */
+/** Throws a `workflow.invalid_dag_*` code, `input.invalid` or a `payload.*` code; `at` says which of several runs. */
 export async function prepareRun(
+  rules: ValueRules,
   graph: GraphSpec,
   options: RunOptions,
-  parent: ParentStep | null = null,
+  { parent = null, at = "" }: { readonly parent?: ParentStep | null; readonly at?: string } = {},
 ): Promise<PreparedRun> {
   const sorted = topologicallySorted(graph);
   await preparePayloads(sorted);
@@ -51,18 +54,20 @@ export async function prepareRun(
     options.idempotencyKey === undefined ? null : validName(options.idempotencyKey, "idempotencyKey");
   const deadlineSeconds = validDuration(options.deadlineSeconds, "deadlineSeconds");
   const runId = newId();
-  const { drafts, idOf } = stepDrafts(sorted);
+  const { drafts, idOf } = stepDrafts(rules, sorted, at);
   const edges = sorted.flatMap((step) =>
     step.dependencies.map(({ key, kind }) => ({ prerequisiteId: idOf(key), stepId: idOf(step.key), kind })),
   );
-  const steps = initialSteps(drafts, edges);
+  const requested =
+    idempotencyKey === null ? null : await remembered(rules, [requestOf(graph, drafts, deadlineSeconds)]);
+  const steps = initialSteps(await storedDrafts(rules, drafts), edges);
   const count = (counter: "open" | "waiting") => steps.filter(({ status }) => counterOf(status) === counter).length;
   return {
     runId,
     type: graph.type,
     organizationId: validOrganization(options.organizationId, "organizationId"),
     idempotencyKey,
-    requested: idempotencyKey === null ? null : requestOf(graph, drafts, deadlineSeconds),
+    requested: requested?.(0) ?? null,
     resultStepId: graph.resultStep === null ? null : idOf(graph.resultStep),
     deadlineSeconds,
     parent,
@@ -73,7 +78,7 @@ export async function prepareRun(
   };
 }
 
-function initialSteps(drafts: readonly StepDraft[], edges: readonly PreparedEdge[]): PreparedStep[] {
+function initialSteps(drafts: readonly StoredDraft[], edges: readonly PreparedEdge[]): PreparedStep[] {
   const dependents = new Map<string, number>();
   for (const { prerequisiteId } of edges) dependents.set(prerequisiteId, (dependents.get(prerequisiteId) ?? 0) + 1);
   return drafts.map(({ spec, ...step }) => ({

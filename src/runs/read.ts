@@ -4,7 +4,6 @@ import type { JsonValue } from "../database/column-types.ts";
 import { toDate, toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import { fromJson } from "../database/json.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import {
@@ -15,6 +14,7 @@ import {
   type StepKind,
   type StepStatus,
 } from "../database/statuses.ts";
+import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 import { type TerminalStatus, terminalOutcomes } from "../steps/resolve.ts";
 
@@ -96,12 +96,17 @@ export interface Run extends RunStatusView {
   readonly steps: readonly Step[];
 }
 
-/** A run with all its steps. Two round trips. Throws `workflow.run_not_found`, `scope.required`, `input.invalid`. */
-export async function getRun(executor: Executor, runId: string, scope: Scope): Promise<Run> {
+/**
+ * A run with all its steps. Two round trips. Throws `workflow.run_not_found`, `scope.required`, `input.invalid`,
+ * `payload.undecodable`, `payload.codec_unavailable`.
+ */
+export async function getRun(executor: Executor, runId: string, scope: Scope, options: ReadOptions = {}): Promise<Run> {
   const args = { id: validUuid(runId, "runId"), ...scopeArguments(scope) };
   const run = await status.executeFirst(executor, args);
   if (run === undefined) throw new LedgerError("workflow.run_not_found");
   const rows = await steps.execute(executor, args);
+  const outputs = rows.map(({ output }) => output);
+  const output = await shownValues(executor.settings.values, "output", outputs, options);
   return {
     id: run.id,
     type: run.type,
@@ -120,11 +125,11 @@ export async function getRun(executor: Executor, runId: string, scope: Scope): P
     parentStepId: run.parent_step_id,
     sourceRunId: run.source_run_id,
     sourceKind: sourceKinds.find((kind) => kind === run.source_kind) ?? null,
-    steps: rows.map(decodeStep),
+    steps: rows.map((row, place) => decodeStep(row, output(place))),
   };
 }
 
-function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number]): Step {
+function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number], output: JsonValue | null): Step {
   return {
     id: row.id,
     key: row.step_key,
@@ -140,7 +145,7 @@ function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number]): Ste
     errorMessage: row.error_message,
     completedBy: row.completed_by,
     reason: row.reason,
-    output: fromJson(row.output),
+    output,
     childRunId: row.child_run_id,
     itemCount: row.item_count,
     mapIndex: row.map_index,

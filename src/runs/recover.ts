@@ -1,6 +1,7 @@
 /** Recover and rerun: a new run that takes over from an ended one what need not be done again (FEATURES F-W11). */
 import type { Executor } from "../database/executor.ts";
 import { isUuid, validUuid } from "../database/ids.ts";
+import { ownJson } from "../database/json.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
 import { isTerminalRun, type RunStatus } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
@@ -41,7 +42,7 @@ export async function recoverRun(executor: Executor, runId: string, options: Rec
   return renewRun(executor, {
     ...mutationOf(runId, options),
     mutation: "recover",
-    requested: JSON.stringify({ deadlineSeconds }),
+    requested: ownJson({ deadlineSeconds }),
     deadlineSeconds,
     renewalOf: recovery,
     codes: {
@@ -67,7 +68,7 @@ export async function rerunRun(executor: Executor, runId: string, options: Rerun
   return renewRun(executor, {
     ...mutationOf(runId, options),
     mutation: "rerun",
-    requested: JSON.stringify({ from, deadlineSeconds }),
+    requested: ownJson({ from, deadlineSeconds }),
     deadlineSeconds,
     renewalOf: (run) => rerun(run, idsOf(run, from)),
     codes: {

@@ -4,11 +4,11 @@ import { sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
 import { type Executor, runsChannel } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import { fromJson } from "../database/json.ts";
 import type { Listener } from "../database/listener.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, isTerminalRun } from "../database/statuses.ts";
+import { readValue } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 
 export interface ResultOptions {
@@ -25,7 +25,7 @@ const LISTENING_POLL_MS = 10_000;
  * The result of a run, once it has succeeded. One round trip a look: at the start, when the run's end is
  * announced, from time to time, and at the deadline. Throws `workflow.result_not_declared`,
  * `workflow.result_missing`, `workflow.result_unsuccessful_terminal`, `workflow.result_wait_timeout`,
- * `workflow.run_not_found`, `scope.required`, `input.invalid`.
+ * `workflow.run_not_found`, `payload.undecodable`, `payload.codec_unavailable`, `scope.required`, `input.invalid`.
  */
 export async function getResult(
   executor: Executor,
@@ -66,7 +66,7 @@ async function resultNow(executor: Executor, id: string, scope: Scope): Promise<
   if (!isTerminalRun(status)) return undefined;
   if (status !== "SUCCEEDED") throw new LedgerError("workflow.result_unsuccessful_terminal", { details: { status } });
   if (row.output === null) throw new LedgerError("workflow.result_missing");
-  return { result: fromJson(row.output) };
+  return { result: await readValue(executor.settings.values, "output", row.output) };
 }
 
 const read = reading("get_workflow_result", { id: "uuid", ...scopeParameters }, (db, p) =>

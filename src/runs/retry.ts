@@ -4,7 +4,7 @@ import { announceJobs } from "../database/announce.ts";
 import type { JsonColumn } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import type { JsonText } from "../database/json.ts";
+import { type JsonText, ownJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
 import { writing } from "../database/statement.ts";
@@ -81,7 +81,7 @@ function prepared(runId: string, { scope, steps, key, reason, retriedBy }: Retry
     scope,
     key: key === undefined ? null : validName(key, "key"),
     mutation: "retry",
-    requested: JSON.stringify({ steps: keys }),
+    requested: ownJson({ steps: keys }),
     steps: keys,
     reason: reason === undefined ? null : storableText(reason),
     retriedBy: retriedBy === undefined ? null : validName(retriedBy, "retriedBy"),
@@ -123,7 +123,7 @@ async function applied(trx: Executor, request: RetryRequest): Promise<RetriedRun
     ...changesOf(reopening, new Set(retried)),
     key,
     requested,
-    result: JSON.stringify({ retried }),
+    result: ownJson({ retried }),
     reason,
     retriedBy,
     notify: trx.settings.notify,

@@ -1,6 +1,9 @@
 /** Settling attempts, whose steps may add further steps to their runs in the same commit (FEATURES F-W7). */
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
+import type { StoredJson } from "../database/json.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "../jobs/lease.ts";
 import {
@@ -30,7 +33,8 @@ export type StepSettlement =
 /**
  * Completes a job, and with it its step: dependents are released in the same commit. One round trip
  * where no lock has to be waited for, no dependent is cancelled and nothing is added, else those of `endStepJobs` too.
- * Throws `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `input.invalid`,
+ * Throws `job.lease_owner_mismatch`, `workflow.release_conflict`, `payload.not_json`, `payload.too_large`,
+ * `payload.reserved`, `payload.unencodable`, `payload.codec_unavailable`, `input.invalid`,
  * `workflow.append_*`, `workflow.terminal_completion_unsupported_isolation`.
  */
 export async function completeJob(executor: Executor, lease: Lease, success: StepSuccess): Promise<SettledJob> {
@@ -48,15 +52,13 @@ export async function failJob(executor: Executor, lease: Lease, failure: Failure
 
 /**
  * Settles many attempts of any jobs and runs, each with its own outcome, as `settleOutcomes` does. Bad input of
- * any item is thrown before anything is written: `payload.not_json`, `input.invalid`, `workflow.append_not_a_step`,
- * `workflow.invalid_dag_*`, `payload.invalid`. An item whose addition does not fit its run is answered with
+ * any item is thrown before anything is written: a `payload.*` code, `input.invalid`, `workflow.append_not_a_step`,
+ * `workflow.invalid_dag_*`. An item whose addition does not fit its run is answered with
  * `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency` or
  * `workflow.append_duplicate_step_key`, and nothing of it is written.
  */
 export async function settle(executor: Executor, settlements: readonly StepSettlement[]): Promise<SettleResult[]> {
-  const outcomes: StepOutcome[] = [];
-  for (const settlement of settlements) outcomes.push(await prepared(settlement));
-  return settleOutcomes(executor, outcomes);
+  return settleOutcomes(executor, await preparedAll(executor, settlements));
 }
 
 /** Completes one job in one commit with what `body` writes: see `completeWith`. Throws as `settle` besides. */
@@ -66,17 +68,42 @@ export async function completeJobWith(
   success: StepSuccess,
   body: TransactionBody,
 ): Promise<SettledJob> {
-  return completeWith(executor, await prepared({ lease, success }), body);
+  const [outcome] = await preparedAll(executor, [{ lease, success }]);
+  if (outcome === undefined) throw new LedgerError("input.invalid");
+  return completeWith(executor, outcome, body);
 }
 
-async function prepared(settlement: StepSettlement): Promise<StepOutcome> {
-  const outcome = prepareOutcome(settlement);
+async function preparedAll({ settings }: Executor, settlements: readonly StepSettlement[]): Promise<StepOutcome[]> {
+  const { values } = settings;
+  const texts = settlements.map((settlement, place) =>
+    "success" in settlement
+      ? optionalText(
+          values,
+          settlement.success.output,
+          settlements.length > 1 ? `settlements[${place}].output` : "output",
+        )
+      : null,
+  );
+  const output = await storedValues(values, "output", texts);
+  const outcomes: StepOutcome[] = [];
+  for (const [place, settlement] of settlements.entries()) {
+    outcomes.push(await prepared(values, settlement, output(place)));
+  }
+  return outcomes;
+}
+
+async function prepared(
+  rules: ValueRules,
+  settlement: StepSettlement,
+  output: StoredJson | null,
+): Promise<StepOutcome> {
+  const outcome = prepareOutcome(settlement, output);
   const requests = "success" in settlement ? listOf(settlement.success.append) : [];
   if (requests.length === 0) return outcome;
   if (outcome.lease.workflowRunId === null) throw new LedgerError("workflow.append_not_a_step");
   const runId = validUuid(outcome.lease.workflowRunId, "lease.workflowRunId");
   const additions = [];
-  for (const request of requests) additions.push(await prepareAddition(runId, request));
+  for (const request of requests) additions.push(await prepareAddition(rules, runId, request));
   return { ...outcome, additions };
 }
 

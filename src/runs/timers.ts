@@ -2,6 +2,7 @@
 import { sql } from "kysely";
 import { toDateOrNull, toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
+import type { StoredJson } from "../database/json.ts";
 import { reading } from "../database/statement.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
@@ -119,6 +120,7 @@ function dueGate({ run_id, step_id, step_key, outcome, output }: Row): DueGate {
 /** Stable within a statement, unlike clock_timestamp(), so that an index serves; and not as old as the caller's transaction. */
 const asked = sql<Date>`statement_timestamp()`;
 const noText = sql<string | null>`null::text`;
+const noJson = sql<StoredJson | null>`null::text`;
 const noId = sql<string | null>`null::uuid`;
 
 const what = (word: "gate" | "run" | "next") => sql<typeof word>`${sql.lit(word)}`.as("what");
@@ -177,7 +179,7 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
       sql<string | null>`g.id`.as("step_id"),
       sql<string | null>`g.step_key`.as("step_key"),
       sql<string | null>`g.expiry_outcome::text`.as("outcome"),
-      sql<string | null>`g.expiry_output::text`.as("output"),
+      sql<StoredJson | null>`g.expiry_output::text`.as("output"),
       "g.expires_at as at",
       inMs("g.expires_at").as("in_ms"),
     ])
@@ -190,7 +192,7 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
           noId.as("step_id"),
           noText.as("step_key"),
           noText.as("outcome"),
-          noText.as("output"),
+          noJson.as("output"),
           "d.deadline_at as at",
           inMs("d.deadline_at").as("in_ms"),
         ]),
@@ -204,7 +206,7 @@ const look = reading("look_at_timers", { rows: "int4" }, (db, p) =>
           noId.as("step_id"),
           noText.as("step_key"),
           noText.as("outcome"),
-          noText.as("output"),
+          noJson.as("output"),
           "n.at",
           inMs("n.at").as("in_ms"),
         ]),

@@ -4,10 +4,10 @@
  */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
-import type { JsonText } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import type { DependencyKind } from "../database/statuses.ts";
+import { type Remembered, sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
 import type { PreparedStep } from "./insertion.ts";
 import { itemPrefix, mapKeyOf } from "./item-keys.ts";
@@ -24,7 +24,7 @@ export interface Addition {
   readonly runId: string;
   readonly mutationKey: string;
   /** What a repetition of the same key is compared with. */
-  readonly requested: JsonText;
+  readonly requested: Remembered;
   /** In topological order. */
   readonly steps: readonly AddedStep[];
 }
@@ -49,7 +49,11 @@ export async function findAdditions(executor: Executor, additions: readonly Addi
   const { keys, prefixes } = lookedUp(asked.flatMap(({ steps }) => steps));
   const rows = await stepsByKey.execute(executor, { runIds: asked.map(({ runId }) => runId), keys, prefixes });
   const applied = await mutations.execute(executor, mutationArrays(asked));
-  if (applied.some(({ same }) => !same)) throw new LedgerError("workflow.append_conflicting_retry");
+  const requests = new Map(asked.map(({ runId, mutationKey, requested }) => [placeOf(runId, mutationKey), requested]));
+  for (const { run_id, mutation_key, same, stored } of applied) {
+    const request = requests.get(placeOf(run_id, mutation_key));
+    if (!same && !(await isSame(executor, stored, request))) throw new LedgerError("workflow.append_conflicting_retry");
+  }
   const done = new Set(applied.map(({ run_id, mutation_key }) => placeOf(run_id, mutation_key)));
   const left = asked.filter(({ runId, mutationKey }) => !done.has(placeOf(runId, mutationKey)));
   const known = new Map<string, KnownStep>(
@@ -65,6 +69,10 @@ export async function findAdditions(executor: Executor, additions: readonly Addi
   });
 }
 
+function isSame({ settings }: Executor, stored: string | null, request: Remembered | undefined) {
+  return stored !== null && request !== undefined && sameRequest(settings.values, stored, request);
+}
+
 /** Several steps of a run may add the same in one batch: the first of a key counts. */
 function distinct(additions: readonly Addition[]): Addition[] {
   const byPlace = new Map<string, Addition>();
@@ -72,7 +80,8 @@ function distinct(additions: readonly Addition[]): Addition[] {
     const place = placeOf(addition.runId, addition.mutationKey);
     const known = byPlace.get(place);
     if (known === undefined) byPlace.set(place, addition);
-    else if (known.requested !== addition.requested) throw new LedgerError("workflow.append_conflicting_retry");
+    else if (known.requested.plain !== addition.requested.plain)
+      throw new LedgerError("workflow.append_conflicting_retry");
   }
   return [...byPlace.values()];
 }
@@ -144,7 +153,7 @@ export function mutationArrays(additions: readonly Addition[]) {
   return {
     runIds: additions.map(({ runId }) => runId),
     keys: additions.map(({ mutationKey }) => mutationKey),
-    requested: additions.map(({ requested }) => requested),
+    requested: additions.map(({ requested }) => requested.stored),
   };
 }
 
@@ -158,6 +167,9 @@ const mutations = reading("find_workflow_mutations", mutationParameters, (db, p)
       "m.run_id",
       "m.mutation_key",
       sql<boolean>`m.mutation = 'append' and m.requested = asked.requested`.as("same"),
+      sql<
+        string | null
+      >`case when m.mutation = 'append' and m.requested <> asked.requested then m.requested::text end`.as("stored"),
     ]),
 );
 

@@ -2,7 +2,7 @@
 import { sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
-import { toJson } from "../database/json.ts";
+import { ownJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading, writing } from "../database/statement.ts";
 import type { StepStatus } from "../database/statuses.ts";
@@ -45,7 +45,7 @@ export async function recordAdditions(
   await lockRuns.execute(executor, { runIds: additions.map(({ runId }) => runId) });
   const rows = await record.execute(executor, {
     ...mutationArrays(additions),
-    results: additions.map((addition) => toJson(appendedSteps(addition, resolution), "result")),
+    results: additions.map((addition) => ownJson(appendedSteps(addition, resolution))),
   });
   return rows.length === found.length;
 }

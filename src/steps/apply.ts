@@ -2,7 +2,7 @@
 import { sql } from "kysely";
 import { announceJobs, announceRuns } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
-import type { JsonText } from "../database/json.ts";
+import type { StoredJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { FailureKind, JobStatus, StepStatus } from "../database/statuses.ts";
@@ -17,7 +17,7 @@ import { countersChanged } from "./run-status.ts";
 
 /** What a step keeps of how it ended. */
 export interface StepEnding {
-  readonly output: JsonText | null;
+  readonly output: StoredJson | null;
   readonly errorCode: string | null;
   readonly errorMessage: string | null;
   readonly completedBy: string | null;

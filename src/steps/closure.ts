@@ -1,7 +1,7 @@
 /** The steps that the end of some steps may reach, locked in one sorted pass, and the edges between them. */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
-import { fromJson, type JsonText } from "../database/json.ts";
+import { fromJson, type StoredJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import { decodeStepKind, decodeStepStatus } from "../database/statuses.ts";
@@ -21,7 +21,7 @@ import {
 export interface EndingStep extends EndedStep {
   readonly runId: string;
   /** What it puts out, where that is not stored yet. */
-  readonly output: JsonText | null;
+  readonly output: StoredJson | null;
 }
 
 /** What is to be resolved. */
@@ -127,7 +127,8 @@ async function sourceLengths(
   ]);
 }
 
-function lengthOf(output: JsonText | null): number | null {
+/** An array is stored as one, encoded or not. */
+function lengthOf(output: StoredJson | null): number | null {
   const value = fromJson(output);
   return Array.isArray(value) ? value.length : null;
 }

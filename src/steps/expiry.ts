@@ -2,7 +2,7 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { inHalves } from "../database/halves.ts";
-import type { JsonText } from "../database/json.ts";
+import type { StoredJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import { allOrNothing, inTransaction, rollbackToSavepoint } from "../database/transaction.ts";
@@ -19,7 +19,7 @@ export interface DueGate {
   readonly stepId: string;
   readonly stepKey: string;
   readonly outcome: TerminalStatus;
-  readonly output: JsonText | null;
+  readonly output: StoredJson | null;
 }
 
 export interface ExpiredGates {

@@ -2,11 +2,14 @@
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import { type JsonText, toJson } from "../database/json.ts";
+import type { JsonText } from "../database/json.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import { decodeStepKind, decodeStepStatus, isTerminalStep, type StepStatus } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted, rollbackToSavepoint } from "../database/transaction.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { sameOutput } from "../database/values/sameness.ts";
+import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { storableText } from "../jobs/outcome.ts";
 import { validName } from "../jobs/request.ts";
@@ -48,6 +51,7 @@ export interface CompletedStep {
  * `workflow.external_step_not_external`, `workflow.external_step_not_waiting`,
  * `workflow.external_step_conflicting_completion_retry`, `workflow.external_step_conflicting_output_retry`,
  * `workflow.release_conflict`, `workflow.external_completion_unsupported_isolation`, `payload.not_json`,
+ * `payload.too_large`, `payload.reserved`, `payload.unencodable`, `payload.undecodable`, `payload.codec_unavailable`,
  * `input.invalid`, `scope.required`.
  */
 export async function completeExternalStep(
@@ -58,8 +62,10 @@ export async function completeExternalStep(
 ): Promise<CompletedStep> {
   const key = { runId: validUuid(runId, "runId"), stepKey: validName(stepKey, "stepKey") };
   const scope = scopeArguments(completion.scope);
-  const { outcome, ending, keep } = prepared(completion);
-  const args = { ...key, ...scope, output: ending.output };
+  const { values } = executor.settings;
+  const prepared = await preparedCompletion(values, completion);
+  const { output } = prepared.ending;
+  const args = { ...key, ...scope, output, readsBack: values.codec !== null };
   await requireReadCommitted(executor, "workflow.external_completion_unsupported_isolation");
   return inTransaction(executor, (trx) =>
     withBoundedWait(trx, async () => {
@@ -67,9 +73,10 @@ export async function completeExternalStep(
       if (gate === undefined) throw new LedgerError("workflow.step_not_found");
       if (decodeStepKind(gate.kind) !== "EXTERNAL") throw new LedgerError("workflow.external_step_not_external");
       const status = decodeStepStatus(gate.status);
-      if (isTerminalStep(status)) return repeated(gate, outcome, key);
-      const kept = keep && status === "BLOCKED" ? await keptCompletion(trx, gate, key, outcome, ending) : null;
-      return kept ?? openGateCompleted(trx, gate.id, args, outcome, ending);
+      if (isTerminalStep(status)) return repeated(trx, gate, prepared, key);
+      const keeps = prepared.keep && status === "BLOCKED";
+      const kept = keeps ? await keptCompletion(trx, gate, key, prepared) : null;
+      return kept ?? openGateCompleted(trx, gate.id, args, prepared);
     }),
   );
 }
@@ -87,23 +94,22 @@ async function keptCompletion(
   trx: Executor,
   gate: Gate,
   key: GateKey,
-  outcome: TerminalStatus,
-  ending: StepEnding,
+  completion: PreparedCompletion,
 ): Promise<CompletedStep | null> {
-  if (gate.kept_outcome !== null) return repeated(gate, outcome, key);
-  const before = await keepEnding(trx, { runId: key.runId, stepId: gate.id }, outcome, ending);
+  if (gate.kept_outcome !== null) return repeated(trx, gate, completion, key);
+  const before = await keepEnding(trx, { runId: key.runId, stepId: gate.id }, completion.outcome, completion.ending);
   if (before === null) return { ...key, status: "BLOCKED", completed: true, kept: true };
-  return before.status === "WAITING_FOR_EXTERNAL" ? null : repeated(before, outcome, key);
+  return before.status === "WAITING_FOR_EXTERNAL" ? null : repeated(trx, before, completion, key);
 }
 
 async function openGateCompleted(
   trx: Executor,
   stepId: string,
   args: GateArguments,
-  outcome: TerminalStatus,
-  ending: StepEnding,
+  completion: PreparedCompletion,
 ): Promise<CompletedStep> {
   const { runId, stepKey } = args;
+  const { outcome, ending } = completion;
   let status: StepStatus = "BLOCKED";
   try {
     const gate = { runId, id: stepId, status: outcome, output: ending.output };
@@ -120,7 +126,7 @@ async function openGateCompleted(
     if (!(error instanceof NotWaiting)) throw error;
     const gate = isTerminalStep(status) ? await find.executeFirst(trx, args) : undefined;
     if (gate === undefined) throw new LedgerError("workflow.external_step_not_waiting");
-    return repeated(gate, outcome, { runId, stepKey });
+    return repeated(trx, gate, completion, { runId, stepKey });
   }
 }
 
@@ -132,25 +138,30 @@ function isConflict(error: unknown): boolean {
 }
 
 /** The answer for a gate that has ended, or keeps how it will: nothing to do when that is just so. */
-function repeated(gate: GateBefore, outcome: TerminalStatus, key: GateKey): CompletedStep {
+async function repeated(
+  { settings }: Executor,
+  gate: GateBefore,
+  { outcome, plainOutput }: PreparedCompletion,
+  key: GateKey,
+): Promise<CompletedStep> {
   const kept = gate.status === "BLOCKED";
   if ((kept ? gate.kept_outcome : gate.status) !== outcome) {
     throw new LedgerError("workflow.external_step_conflicting_completion_retry");
   }
   // A cancelled gate may have an output of a completion that it kept in vain.
-  if (outcome === "SUCCEEDED" && !gate.same_output) {
-    throw new LedgerError("workflow.external_step_conflicting_output_retry");
-  }
+  const same = gate.same_output || (await sameOutput(settings.values, gate.stored_output, plainOutput));
+  if (outcome === "SUCCEEDED" && !same) throw new LedgerError("workflow.external_step_conflicting_output_retry");
   return { ...key, status: gate.status, completed: false, kept };
 }
 
 interface PreparedCompletion {
   readonly outcome: TerminalStatus;
   readonly ending: StepEnding;
+  readonly plainOutput: JsonText | null;
   readonly keep: boolean;
 }
 
-function prepared(completion: ExternalCompletion): PreparedCompletion {
+async function preparedCompletion(rules: ValueRules, completion: ExternalCompletion): Promise<PreparedCompletion> {
   const { outcome = "SUCCEEDED", output, reason, completedBy, keep = false } = completion;
   if (typeof keep !== "boolean") throw new LedgerError("input.invalid", { message: "keep must be a boolean." });
   if (!isTerminalOutcome(outcome)) {
@@ -159,12 +170,14 @@ function prepared(completion: ExternalCompletion): PreparedCompletion {
   if (output !== undefined && outcome !== "SUCCEEDED") {
     throw new LedgerError("input.invalid", { message: "output goes with the outcome SUCCEEDED only." });
   }
-  const text: JsonText | null = output === undefined ? null : toJson(output, "output");
+  const plainOutput = optionalText(rules, output, "output");
+  const stored = await storedValues(rules, "output", [plainOutput]);
   return {
     outcome,
     keep,
+    plainOutput,
     ending: {
-      output: text,
+      output: stored(0),
       errorCode: outcome === "SUCCEEDED" ? null : `workflow.external_${outcome === "FAILED" ? "failed" : "canceled"}`,
       errorMessage: null,
       completedBy: completedBy === undefined ? null : validName(completedBy, "completedBy"),
@@ -175,7 +188,7 @@ function prepared(completion: ExternalCompletion): PreparedCompletion {
 
 const find = reading(
   "find_external_step",
-  { runId: "uuid", stepKey: "text", output: "jsonb?", ...scopeParameters },
+  { runId: "uuid", stepKey: "text", output: "jsonb?", readsBack: "bool", ...scopeParameters },
   (db, p) =>
     db
       .selectFrom("workflow_steps as s")
@@ -189,5 +202,6 @@ const find = reading(
         "s.status",
         sql<TerminalStatus | null>`s.kept_outcome`.as("kept_outcome"),
         sql<boolean>`s.output is not distinct from ${p.output}`.as("same_output"),
+        sql<string | null>`case when ${p.readsBack} then s.output::text end`.as("stored_output"),
       ]),
 );

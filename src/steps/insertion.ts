@@ -1,6 +1,6 @@
 /** How prepared steps and edges become rows: for new runs, and for what is added to live ones. */
 import { type QueryCreator, sql } from "kysely";
-import type { JsonText } from "../database/json.ts";
+import type { StoredJson } from "../database/json.ts";
 import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
 import type { DependencyKind, StepKind, StepStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
@@ -27,7 +27,7 @@ export interface PreparedStepJob {
   readonly type: string;
   /** Null in a MAP step, as the payload is: each item has its own. */
   readonly id: string | null;
-  readonly payload: JsonText | null;
+  readonly payload: StoredJson | null;
   readonly settings: JobSettings;
   readonly delaySeconds: number | null;
 }
@@ -43,7 +43,7 @@ export interface PreparedMap {
 export interface PreparedExpiry {
   readonly afterSeconds: number;
   readonly outcome: TerminalStatus;
-  readonly output: JsonText | null;
+  readonly output: StoredJson | null;
 }
 
 export interface PreparedEdge {

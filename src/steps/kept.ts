@@ -14,6 +14,8 @@ export interface GateBefore {
   readonly status: StepStatus;
   readonly kept_outcome: TerminalStatus | null;
   readonly same_output: boolean;
+  /** To be compared once it is decoded; null where there is no codec. */
+  readonly stored_output: string | null;
 }
 
 /**
@@ -33,6 +35,7 @@ export async function keepEnding(
     releaseKey: String(runReleaseKey(gate.runId)),
     outcome,
     output: ending.output,
+    readsBack: executor.settings.values.codec !== null,
     errorCode: ending.errorCode,
     completedBy: ending.completedBy,
     reason: ending.reason,
@@ -51,6 +54,7 @@ const keepParameters = {
   releaseKey: "int8",
   outcome: "text",
   output: "jsonb?",
+  readsBack: "bool",
   errorCode: "text?",
   completedBy: "text?",
   reason: "text?",
@@ -72,6 +76,7 @@ const keep = writing("keep_gate_completion", keepParameters, (db, p, schema) =>
             "s.status",
             "s.kept_outcome",
             sql<boolean>`s.output is not distinct from ${p.output}`.as("same_output"),
+            sql<string | null>`case when ${p.readsBack} then s.output::text end`.as("stored_output"),
           ])
           .forUpdate("s"),
     )
@@ -101,5 +106,11 @@ const keep = writing("keep_gate_completion", keepParameters, (db, p, schema) =>
     )
     .selectFrom("held as h")
     .leftJoin("tried as t", "t.id", "h.id")
-    .select(["h.status", sql<TerminalStatus | null>`h.kept_outcome`.as("kept_outcome"), "h.same_output", "t.granted"]),
+    .select([
+      "h.status",
+      sql<TerminalStatus | null>`h.kept_outcome`.as("kept_outcome"),
+      "h.same_output",
+      "h.stored_output",
+      "t.granted",
+    ]),
 );

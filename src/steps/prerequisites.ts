@@ -2,9 +2,10 @@
 import { sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
-import { fromJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
+import { readValues } from "../database/values/read.ts";
+import type { LedgerError } from "../errors.ts";
 import type { ClaimedJob } from "../jobs/claim.ts";
 
 /** The outputs of the prerequisites that succeeded, by step key. */
@@ -26,7 +27,11 @@ export type PrerequisiteFailures = Readonly<Partial<Record<string, PrerequisiteF
 export interface Prerequisites {
   readonly outputs: PrerequisiteOutputs;
   readonly failures: PrerequisiteFailures;
+  /** Why an output could not be decoded, reading which throws it; a worker fails such a job. Else null. */
+  readonly undecodable: LedgerError | null;
 }
+
+type Found = { -readonly [K in keyof Prerequisites]: Prerequisites[K] };
 
 /**
  * What the prerequisites of each claimed job that is a step came to, by job id. One round trip for all of
@@ -44,11 +49,22 @@ export async function prerequisites(
     jobIds: steps.map(({ jobId }) => jobId),
     stepIds: steps.map(({ stepId }) => stepId),
   });
-  const byJob = new Map<string, Prerequisites>(steps.map(({ jobId }) => [jobId, { outputs: {}, failures: {} }]));
-  for (const row of rows) {
+  const outputs = await readValues(
+    executor.settings.values,
+    "output",
+    rows.map(({ output }) => output),
+  );
+  const byJob = new Map<string, Found>(
+    steps.map(({ jobId }) => [jobId, { outputs: {}, failures: {}, undecodable: null }]),
+  );
+  for (const [place, row] of rows.entries()) {
     const found = byJob.get(row.job_id);
     if (found === undefined) continue;
-    if (row.status === "SUCCEEDED") define(found.outputs, row.step_key, fromJson(row.output));
+    const error = outputs.errors.get(place);
+    if (error !== undefined) {
+      found.undecodable = error;
+      Object.defineProperty(found.outputs, row.step_key, { get: () => outputs.at(place), enumerable: true });
+    } else if (row.status === "SUCCEEDED") define(found.outputs, row.step_key, outputs.at(place));
     else if (row.status === "FAILED" || row.status === "CANCELED") {
       const { status, error_code: errorCode, error_message: errorMessage, reason } = row;
       define(found.failures, row.step_key, { status, errorCode, errorMessage, reason });

@@ -67,6 +67,8 @@ export class Attempt {
    * depend on the handler's manners. The slot stays taken until it returns, because it still runs.
    */
   async run(): Promise<void> {
+    const undecodable = this.job.undecodable ?? this.#prerequisites.undecodable;
+    if (undecodable !== null) return this.#refuse(undecodable);
     this.#clearTimeout = after(this.job.timeoutSeconds * 1000, () => this.#timeOut());
     this.#host.emit({ type: "started", job: this.view });
     const outcome = await this.#outcome();
@@ -116,6 +118,13 @@ export class Attempt {
     this.#close();
   }
 
+  /** Fails the job without its handler: what it should work on is not to be had, for now or for ever. */
+  #refuse(error: LedgerError): void {
+    const { code, message, retryable } = error;
+    this.#host.emit({ type: "error", during: "decode", error, fatal: false });
+    this.#conclude({ failure: { kind: retryable ? "RETRYABLE" : "TERMINAL", code, message } });
+  }
+
   #timeOut(): void {
     const reason = new JobAborted("timeout");
     this.#conclude({ failure: { kind: "TIMEOUT", code: reason.code, message: reason.message } });
@@ -134,11 +143,15 @@ export class Attempt {
   }
 
   async #outcome(): Promise<Outcome> {
+    const { job } = this;
+    // Before the handler can change the payload that it is given.
+    const redact = this.#host.ledger.redactor(job.payload, job.checkpoint, this.#prerequisites.outputs);
     try {
-      const output = await this.#handler.run(this.#context());
+      const output = await this.#handler.run(this.#context(redact));
       return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
-      return { failure: failureOf(error) };
+      const failure = failureOf(error);
+      return { failure: { ...failure, message: redact(failure.message) } };
     }
   }
 
@@ -149,7 +162,7 @@ export class Attempt {
     this.#additions.push({ key, graph: graph.build() });
   }
 
-  #context(): JobContext {
+  #context(redact: (text: string) => string): JobContext {
     const { job } = this;
     const { lease } = job;
     const { jobs } = this.#host.ledger;
@@ -165,7 +178,7 @@ export class Attempt {
       progress: (done, total) => jobs.progress(lease, total === undefined ? { done } : { done, total }),
       saveCheckpoint: (checkpoint) => jobs.checkpoint(lease, checkpoint),
       append: (key, build) => this.#append(key, build),
-      log: (level, message, fields) => jobs.log(lease, [{ level, message, fields }]),
+      log: (level, message, fields) => jobs.log(lease, [{ level, message: redact(message), fields }]),
     };
   }
 }

@@ -70,7 +70,7 @@ export class Claims {
     const attempts = claim.jobs.map((job) => {
       const handler = handlers.get(job.type);
       if (handler === undefined) throw new LedgerError("worker.no_handler", { details: { type: job.type } });
-      const prerequisites = found.get(job.lease.jobId) ?? { outputs: {}, failures: {} };
+      const prerequisites = found.get(job.lease.jobId) ?? { outputs: {}, failures: {}, undecodable: null };
       return new Attempt({ job, handler, prerequisites, leaseEndsAt: claim.leaseEndsAt }, this.#host);
     });
     this.#slots.add(attempts);

@@ -10,7 +10,7 @@ export type Fate = "succeeded" | "retried" | "failed" | "canceled" | "lost";
  */
 export async function fateOf(ledger: Ledger, lease: Lease, outcome: Outcome): Promise<Fate> {
   try {
-    return fateIn(await ledger.jobs.get(lease.jobId, { admin: true }), lease, outcome);
+    return fateIn(await ledger.jobs.get(lease.jobId, { admin: true }, { values: "omitted" }), lease, outcome);
   } catch (error) {
     if (isLedgerError(error)) return "lost";
     throw error;

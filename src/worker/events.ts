@@ -13,7 +13,7 @@ export interface AttemptView {
 }
 
 /** What the worker was doing when an error came. */
-export type Activity = "claim" | "heartbeat" | "settle" | "reap" | "timers" | "hand_back" | "event_handler";
+export type Activity = "claim" | "decode" | "heartbeat" | "settle" | "reap" | "timers" | "hand_back" | "event_handler";
 
 export type WorkerEvent =
   /** Jobs came under lease in one claim. */

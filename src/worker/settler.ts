@@ -190,13 +190,13 @@ export class Settler {
 }
 
 /**
- * What is stored in place of an outcome that cannot be: a value that will never fit ends the job, an error
+ * What is stored in place of an outcome that cannot be: a value that will never fit or be encoded ends the job, an error
  * of the database's own is tried again. Null when it is not the outcome's fault, or is a refusal already.
  */
 function refusalOf(error: unknown, outcome: Outcome): Outcome | null {
   if (!isLedgerError(error) || !("success" in outcome)) return null;
   const { code, message, category, retryable } = error;
-  if (category === "validation" || (category === "conflict" && !retryable))
+  if (category === "validation" || code === "payload.unencodable" || (category === "conflict" && !retryable))
     return { failure: { kind: "PANICKED", code, message } };
   return code === "db.error" ? { failure: { kind: "RETRYABLE", code, message } } : null;
 }

@@ -336,15 +336,16 @@ test("a stale lease in a batch is answered, not thrown", async () => {
   ]);
 });
 
-test("a megabyte of payload, checkpoint, output, log and message works", async () => {
+test("megabytes of payload, checkpoint, output, log and message work where they are allowed", async () => {
+  const roomy = createLedger({ db: database.db, values: { maxBytes: 4 * 1_048_576 } });
   const big = { text: 'ü\\"\n'.repeat(250_000), nested: Array.from({ length: 1000 }, (_, n) => ({ n })) };
-  await ledger.jobs.enqueue("big", big);
+  await roomy.jobs.enqueue("big", big);
   const job = await claimedOne(ledger, "big");
   expect(job.payload).toEqual(big);
 
-  await ledger.jobs.checkpoint(job.lease, big);
-  await ledger.jobs.log(job.lease, [{ level: "info", message: big.text, fields: big }]);
-  await ledger.jobs.complete(job.lease, { output: big });
+  await roomy.jobs.checkpoint(job.lease, big);
+  await roomy.jobs.log(job.lease, [{ level: "info", message: big.text, fields: big }]);
+  await roomy.jobs.complete(job.lease, { output: big });
 
   const ended = await ledger.jobs.get(job.lease.jobId, globally);
   expect([ended.checkpoint, ended.output]).toEqual([big, big]);

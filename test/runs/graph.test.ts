@@ -1,5 +1,6 @@
 /** A graph is checked in memory before anything is sent, and the first error wins (FEATURES F-W1). */
 import { describe, expect, test } from "@jest/globals";
+import { defaultRules } from "../../src/database/values/rules.ts";
 import {
   defineJob,
   type GraphSpec,
@@ -176,7 +177,7 @@ describe("ten thousand steps and fifty thousand edges", () => {
   });
 
   test("get ids in topological order, of steps and of jobs", async () => {
-    const { steps, edges } = await prepareRun(shuffled(graph), {});
+    const { steps, edges } = await prepareRun(defaultRules, shuffled(graph), {});
 
     expect(edges.filter(({ prerequisiteId, stepId }) => prerequisiteId >= stepId)).toEqual([]);
     const ids = (of: (index: number) => string) => steps.map((_, index) => of(index));

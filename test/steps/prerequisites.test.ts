@@ -109,6 +109,7 @@ describe("a handler finds why a prerequisite did not succeed", () => {
           reason: null,
         },
       },
+      undecodable: null,
     });
   });
 
@@ -122,6 +123,7 @@ describe("a handler finds why a prerequisite did not succeed", () => {
     expect(await found(run, "end")).toEqual({
       outputs: {},
       failures: { gate: { status: outcome, errorCode, errorMessage: null, reason: "not this year" } },
+      undecodable: null,
     });
   });
 
@@ -169,7 +171,7 @@ describe("a batch of claims", () => {
     expect(result.size).toBe(20);
     const byType = new Map(jobs.map((job) => [job.type, result.get(job.lease.jobId)]));
     expect(runs.map((run) => byType.get(`${run.type}.end`))).toEqual(
-      runs.map((_, n) => ({ outputs: { a: n }, failures: {} })),
+      runs.map((_, n) => ({ outputs: { a: n }, failures: {}, undecodable: null })),
     );
   });
 
