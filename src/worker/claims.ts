@@ -40,12 +40,15 @@ export class Claims {
     if (this.#starved) return Number.POSITIVE_INFINITY;
     const leaseEndsAt = performance.now() + leaseSeconds * 1000;
     const jobs = await ledger.jobs.claim({ workerId, limit, leaseSeconds, types: this.#types });
-    if (jobs.length > 0) {
-      this.#host.emit({ type: "claimed", jobs: jobs.map(viewOf) });
-      this.#unprepared = { jobs, leaseEndsAt };
-      await this.#prepare();
-    }
+    if (jobs.length > 0) await this.take(jobs, leaseEndsAt);
     return jobs.length === limit ? 0 : pollIntervalMs;
+  }
+
+  /** Takes claimed jobs on. One round trip for the prerequisites, when any is a step. */
+  async take(jobs: readonly ClaimedJob[], leaseEndsAt: number): Promise<void> {
+    this.#host.emit({ type: "claimed", jobs: jobs.map(viewOf) });
+    this.#unprepared = { jobs, leaseEndsAt };
+    await this.#prepare();
   }
 
   /** Whether the last turn found no room: only then does room that comes free call for a claim. */
