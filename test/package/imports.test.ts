@@ -20,7 +20,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   db: ["database", "errors"],
   // These stand on what a user has, too.
   worker: ["index"],
-  testing: ["index", "db"],
+  testing: ["index", "worker", "db"],
 };
 
 interface Import {

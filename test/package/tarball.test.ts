@@ -11,7 +11,13 @@ import { afterAll, beforeAll, describe, expect, test } from "@jest/globals";
 
 const run = promisify(execFile);
 const ROOT = resolve(import.meta.dirname, "../..");
-const SUBPATHS = ["runledger", "runledger/worker", "runledger/testing", "runledger/migrations"];
+const SUBPATHS = [
+  "runledger",
+  "runledger/worker",
+  "runledger/testing",
+  "runledger/testing/setup",
+  "runledger/migrations",
+];
 
 const SERVICE = `
 import { type Kysely, PostgresDialect } from "kysely";

@@ -37,9 +37,12 @@ export async function createTemplate(
   }
 }
 
-/** Copies a template into a new database of random name. */
-export async function cloneDatabase(server: string, template: string): Promise<TestDatabase> {
-  const name = `test_${randomBytes(8).toString("hex")}`;
+/** Copies a template into a new database; of random name, unless one is given. */
+export async function cloneDatabase(
+  server: string,
+  template: string,
+  name: string = `test_${randomBytes(8).toString("hex")}`,
+): Promise<TestDatabase> {
   await onServer(server, [`create database ${pg.escapeIdentifier(name)} template ${pg.escapeIdentifier(template)}`]);
   return databaseAt(server, name, []);
 }

@@ -1,0 +1,68 @@
+/** What came of the attempts of a worker, from its events, with what the handlers threw. */
+import type { Failure } from "../../index.ts";
+import type { AttemptView, Handler, WorkerEvent } from "../../worker/index.ts";
+
+/** How an attempt can end, by the names of the worker's events. */
+export type AttemptOutcome = Exclude<Extract<WorkerEvent, { readonly job: AttemptView }>["type"], "started">;
+
+const none: Readonly<Record<AttemptOutcome, number>> = { succeeded: 0, retried: 0, failed: 0, canceled: 0, lost: 0 };
+
+/** An attempt that ended otherwise than by success. */
+export interface FailedAttempt {
+  readonly jobId: string;
+  readonly type: string;
+  readonly attempt: number;
+  readonly outcome: AttemptOutcome;
+  /** What is stored of it; null when it was cancelled or its lease was lost. */
+  readonly failure: Failure | null;
+  /** What the handler threw, if it did. */
+  readonly error: unknown;
+}
+
+export class Tally {
+  readonly counts = { ...none };
+  readonly failures: FailedAttempt[] = [];
+  /** The last attempt's. */
+  outcome: AttemptOutcome | undefined;
+  /** Attempts that ended, and timers and expired leases that were dealt with: while it grows there may be more to do. */
+  progress = 0;
+  readonly #thrown = new Map<string, unknown>();
+
+  get attempts(): number {
+    return Object.values(this.counts).reduce((sum, count) => sum + count, 0);
+  }
+
+  readonly onEvent = (event: WorkerEvent): void => {
+    if (event.type === "gate_expired" || event.type === "deadline_exceeded" || event.type === "reaped") {
+      this.progress += 1;
+    }
+    if (!("job" in event) || event.type === "started") return;
+    this.progress += 1;
+    this.counts[event.type] += 1;
+    this.outcome = event.type;
+    if (event.type === "succeeded") return;
+    const { jobId, type, attempt } = event.job;
+    const failure = "failure" in event ? event.failure : null;
+    const error = this.#thrown.get(keyOf(event.job));
+    this.failures.push({ jobId, type, attempt, outcome: event.type, failure, error });
+  };
+
+  /** The same handler, whose errors are remembered as they were thrown. */
+  watched(handler: Handler): Handler {
+    return {
+      ...handler,
+      run: async (context) => {
+        try {
+          return await handler.run(context);
+        } catch (error) {
+          this.#thrown.set(keyOf(context.lease), error);
+          throw error;
+        }
+      },
+    };
+  }
+}
+
+function keyOf({ jobId, runNumber, attempt }: Pick<AttemptView, "jobId" | "runNumber" | "attempt">): string {
+  return `${jobId} ${runNumber} ${attempt}`;
+}
