@@ -18,8 +18,18 @@ export interface TemplateContent {
   readonly prepare: (url: string) => Promise<void>;
 }
 
-/** The template's name, once it is there. One connection, and three round trips when it is there already. */
-export async function templateFor(run: TestRun, content: TemplateContent): Promise<string> {
+const known = new Map<string, Promise<string>>();
+
+/** The template's name, once it is there. Asked once by each process; one connection. */
+export function templateFor(run: TestRun, content: TemplateContent): Promise<string> {
+  const what = JSON.stringify([run.id, content.schema, content.key, content.lasting]);
+  const name = known.get(what) ?? findOrMake(run, content);
+  known.set(what, name);
+  name.catch(() => known.delete(what));
+  return name;
+}
+
+async function findOrMake(run: TestRun, content: TemplateContent): Promise<string> {
   const print = await fingerprint(content.schema, content.schema ?? "", content.key ?? "");
   const name = content.lasting ? sharedTemplateName(print) : databaseName(run, `template_${print}`);
   const client = new pg.Client({ connectionString: run.url });
