@@ -7,3 +7,11 @@
 export { type MigrateOptions, type MigrationOutcome, migrate, rollback } from "./migrate.ts";
 export type { SchemaMigration } from "./migrations/names.ts";
 export { type MigrationTables, migrationProvider, migrations, migrationTables } from "./provider.ts";
+export type { RoleKind } from "./row-security/rules.ts";
+export {
+  disableRowSecurity,
+  enableRowSecurity,
+  type RowSecurityOptions,
+  rowSecurityOffStatements,
+  rowSecurityStatements,
+} from "./row-security/switch.ts";

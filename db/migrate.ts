@@ -2,8 +2,12 @@ import type { Kysely } from "kysely";
 import { codeOf, driverFacts } from "../src/database/sqlstate.ts";
 import { LedgerError } from "../src/errors.ts";
 import { migrationProvider, migrationTables, type SchemaOptions } from "./provider.ts";
+import { disableRowSecurity, ensureRowSecurity, type RowSecurityOptions } from "./row-security/switch.ts";
 
-export type MigrateOptions = SchemaOptions;
+export interface MigrateOptions extends SchemaOptions {
+  /** Row-level security too, see `enableRowSecurity`: `true`, or the names of its roles. Default: as it is. */
+  readonly rowSecurity?: true | RowSecurityOptions["roles"];
+}
 
 /** What a run of the migrator did: the names it applied or took back, in order; empty when there was nothing to do. */
 export interface MigrationOutcome {
@@ -20,13 +24,18 @@ type AnyKysely = Kysely<any>;
  * database's errors (`db.*`).
  */
 export async function migrate(db: AnyKysely, options: MigrateOptions = {}): Promise<MigrationOutcome> {
-  const migrator = await migratorFor(db, options);
-  return outcomeOf(await migrator.migrateToLatest());
+  const { rowSecurity, ...schema } = options;
+  const migrator = await migratorFor(db, schema);
+  const outcome = outcomeOf(await migrator.migrateToLatest());
+  if (rowSecurity !== undefined)
+    await ensureRowSecurity(db, { ...schema, ...(rowSecurity === true ? {} : { roles: rowSecurity }) });
+  return outcome;
 }
 
 /** Takes back every migration, and with them all data of the ledger. */
-export async function rollback(db: AnyKysely, options: MigrateOptions = {}): Promise<MigrationOutcome> {
+export async function rollback(db: AnyKysely, options: SchemaOptions = {}): Promise<MigrationOutcome> {
   const migrator = await migratorFor(db, options);
+  await disableRowSecurity(db, options);
   return outcomeOf(await migrator.migrateTo((await noMigrations()) as never));
 }
 
@@ -35,7 +44,7 @@ interface MigrationResults {
   readonly results?: readonly { readonly migrationName: string; readonly status: string }[] | undefined;
 }
 
-async function migratorFor(db: AnyKysely, options: MigrateOptions) {
+async function migratorFor(db: AnyKysely, options: SchemaOptions) {
   const { Migrator, inTransaction } = await loadMigration();
   if (db.isTransaction && !inTransaction) {
     throw new LedgerError("config.invalid", { message: "Migrating inside a transaction needs Kysely 0.29." });

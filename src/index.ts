@@ -12,6 +12,7 @@ export type {
   StepStatus,
 } from "./database/statuses.ts";
 export type { LedgerTables, RunledgerDatabase } from "./database/tables.ts";
+export type { Tenant } from "./database/tenant.ts";
 export { type AesGcmOptions, aesGcmCodec } from "./database/values/aes-gcm.ts";
 export type { CodecContext, ValueCodec, ValueKind } from "./database/values/codec.ts";
 export type { ReadOptions } from "./database/values/read.ts";

@@ -8,10 +8,12 @@ import {
   createExecutor,
   type Executor,
   type LedgerSettings,
+  transactionOf,
 } from "./database/executor.ts";
 import { Listener, type ListenSource, type NotificationHandler } from "./database/listener.ts";
 import { DEFAULT_SCHEMA, validSchemaName } from "./database/schema.ts";
 import type { Scope } from "./database/scope.ts";
+import { asTenant, type Tenant } from "./database/tenant.ts";
 import type { ReadOptions } from "./database/values/read.ts";
 import { type ValueOptions, valueRules } from "./database/values/rules.ts";
 import { LedgerError } from "./errors.ts";
@@ -132,6 +134,23 @@ export class Ledger<DB = AnyDatabase> {
    */
   redactor(...values: readonly (JsonValue | null)[]): (text: string) => string {
     return this.#executor.settings.values.redaction?.redactorOf(values) ?? ((text) => text);
+  }
+
+  /**
+   * Runs `body` in a transaction in which row-level security shows and takes the tenant's rows only, READ COMMITTED and
+   * not tried again; inside of `ledger.in(trx)` in that transaction, for the time of the body. Scopes and
+   * `organizationId` are given as ever. Three round trips of its own, two in a caller's transaction. Throws
+   * `scope.required`, `db.commit_unconfirmed`, `db.transaction_aborted`.
+   *
+   * ```ts
+   * const tenant = { organization: session.organizationId };
+   * const jobs = await ledger.inTenant(tenant, (own) => own.jobs.get(jobId, tenant));
+   * ```
+   */
+  inTenant<T>(tenant: Tenant, body: (ledger: Ledger<DB>, trx: Transaction<DB>) => Promise<T>): Promise<T> {
+    return asTenant(this.#executor, tenant, (executor) =>
+      body(new Ledger<DB>(executor, this.#listener), transactionOf(executor)),
+    );
   }
 
   /**

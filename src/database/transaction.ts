@@ -13,10 +13,11 @@ import { reading } from "./statement.ts";
  */
 export async function inTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
   if (executor.transaction !== "none") return body(executor);
-  return retrying(executor, () => ownTransaction(executor, body));
+  return retrying(executor, () => inOwnTransaction(executor, body));
 }
 
-async function ownTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
+/** The same in a transaction that is always begun here, and not tried again. */
+export async function inOwnTransaction<T>(executor: Executor, body: (executor: Executor) => Promise<T>): Promise<T> {
   let committing = false;
   let thrown: { readonly error: unknown } | undefined;
   try {

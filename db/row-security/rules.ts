@@ -1,0 +1,114 @@
+/**
+ * Who may do what with which table: the one table of rules behind the row-level security of the schema. A relation or
+ * function that is not here is nobody's but the owner's; a test wants every one of them here.
+ */
+
+/** What a service's logins are members of. */
+export type RoleKind = "enqueuer" | "worker" | "reader" | "admin";
+
+export const roleKinds: readonly RoleKind[] = ["enqueuer", "worker", "reader", "admin"];
+
+/** How a row tells whose it is: by its organization, or by the row that it hangs on. Null: it is nobody's in particular. */
+export type Tenancy = "organization" | { readonly through: Parent; readonly column: string } | null;
+
+export type Parent = "job" | "run" | "schedule";
+
+/** A privilege as GRANT names it; an UPDATE of all columns but some is spelled out from the catalog. */
+export type Privilege =
+  | "select"
+  | "insert"
+  | "delete"
+  | "update"
+  | `update (${string})`
+  | { readonly updateAllBut: readonly string[] };
+
+export interface TableRule {
+  readonly tenancy: Tenancy;
+  readonly grants: Readonly<Partial<Record<RoleKind, readonly Privilege[]>>>;
+  /** The column that names the workflow run which a new row must share its tenant with. */
+  readonly guardedRun?: string;
+}
+
+const read = ["select"] as const;
+const append = ["select", "insert"] as const;
+const change = ["select", "insert", "update"] as const;
+const all = ["select", "insert", "update", "delete"] as const;
+const ofJob: Tenancy = { through: "job", column: "job_id" };
+const ofRun: Tenancy = { through: "run", column: "run_id" };
+
+/**
+ * An enqueuer acts for a tenant: enqueues, reads, cancels, completes gates, appends, retries. It never writes a lease or
+ * an attempt of a job that runs. FOR UPDATE needs the right to update some column.
+ */
+export const tableRules: Readonly<Record<string, TableRule>> = {
+  job_definitions: { tenancy: null, grants: { enqueuer: read, worker: change, reader: read, admin: all } },
+  job_queue: {
+    tenancy: "organization",
+    grants: {
+      enqueuer: [...append, "delete", "update (payload, priority, run_at, tags)"],
+      worker: all,
+      reader: read,
+      admin: all,
+    },
+    guardedRun: "workflow_run_id",
+  },
+  job_ledger: { tenancy: "organization", grants: { enqueuer: append, worker: append, reader: read, admin: all } },
+  job_attempts: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
+  job_events: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
+  job_logs: { tenancy: ofJob, grants: { enqueuer: read, worker: append, reader: read, admin: all } },
+  job_idempotency_keys: { tenancy: "organization", grants: { enqueuer: append, worker: append, admin: all } },
+  job_schedules: { tenancy: "organization", grants: { worker: change, reader: read, admin: all } },
+  job_schedule_fires: {
+    tenancy: { through: "schedule", column: "schedule_id" },
+    grants: { worker: append, reader: read, admin: all },
+  },
+  workflow_runs: {
+    tenancy: "organization",
+    grants: {
+      enqueuer: [...append, { updateAllBut: ["id", "type", "organization_id"] }],
+      worker: change,
+      reader: read,
+      admin: all,
+    },
+  },
+  workflow_steps: {
+    tenancy: "organization",
+    grants: {
+      enqueuer: [...append, { updateAllBut: ["run_id", "id", "organization_id"] }],
+      worker: change,
+      reader: read,
+      admin: all,
+    },
+    guardedRun: "run_id",
+  },
+  workflow_step_dependencies: {
+    tenancy: ofRun,
+    grants: { enqueuer: append, worker: append, reader: read, admin: all },
+    guardedRun: "run_id",
+  },
+  workflow_run_mutations: {
+    tenancy: ofRun,
+    grants: { enqueuer: append, worker: append, reader: read, admin: all },
+    guardedRun: "run_id",
+  },
+  workflow_idempotency_keys: { tenancy: "organization", grants: { enqueuer: append, worker: append, admin: all } },
+  schema_migrations: { tenancy: null, grants: {} },
+  schema_migrations_lock: { tenancy: null, grants: {} },
+};
+
+/** A view reads with the rights of who selects from it, which PostgreSQL 14 cannot: there it is nobody's but the worker's. */
+export const viewRules: Readonly<Record<string, readonly RoleKind[]>> = {
+  jobs: roleKinds,
+  job_timeline: roleKinds,
+};
+
+export interface FunctionRule {
+  /** Whether it does what its caller may not: with the owner's rights, and names that cannot be redirected. */
+  readonly definer: boolean;
+  readonly execute: readonly RoleKind[];
+}
+
+/** By signature. Who fires a trigger needs no right to execute its function. */
+export const functionRules: Readonly<Record<string, FunctionRule>> = {
+  "ensure_job_ledger_partitions(integer)": { definer: true, execute: ["worker", "admin"] },
+};
