@@ -39,7 +39,7 @@ beforeAll(async () => {
       select type, organization_id, id::text, id, '{}' from runledger.job_queue;
     insert into runledger.workflow_runs (id, type, organization_id, status, step_count, open_count, waiting_count, errored_count)
       select gen_random_uuid(), 'w' || n % 3, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
-        'WAITING_FOR_EXTERNAL', 2, 0, 2, 0 from generate_series(1, 50000) n;
+        'WAITING_FOR_EXTERNAL', 2, 0, 2, 0 from generate_series(1, 25000) n;
     insert into runledger.workflow_steps (run_id, id, step_key, kind, status, organization_id, pending_count,
         unsatisfied_count, dependent_count, open_since)
       select r.id, gen_random_uuid(), 's' || n, 'EXTERNAL', 'WAITING_FOR_EXTERNAL', r.organization_id, 0, 0, 0, now()
@@ -48,7 +48,7 @@ beforeAll(async () => {
       select a.run_id, a.id, b.id, 'ON_SUCCESS' from runledger.workflow_steps a join runledger.workflow_steps b using (run_id)
       where a.step_key = 's1' and b.step_key = 's2'`);
   await database.pool.query("vacuum (analyze)");
-});
+}, 600_000);
 
 /** The plan for any values, without what it is thought to cost; null when the role may not run the statement. */
 async function planOf(client: pg.ClientBase, text: string): Promise<PlanNode | null> {
