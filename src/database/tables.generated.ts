@@ -18,6 +18,8 @@ export type RunStatus = "CANCELED" | "COMPLETED_WITH_ERRORS" | "RUNNING" | "SUCC
 
 export type ScheduleCatchUp = "BACKFILL" | "ONCE" | "SKIP";
 
+export type ScheduleFireOutcome = "FIRED" | "SKIPPED" | "TRIGGERED";
+
 export type ScheduleOverlap = "ALLOW" | "QUEUE" | "SKIP";
 
 export type ScheduleTarget = "JOB" | "WORKFLOW";
@@ -90,6 +92,7 @@ export interface JobLedger {
   lease_expires_at: TimestampColumn | null;
   leased_at: TimestampColumn | null;
   max_attempts: number;
+  metadata: JsonColumn | null;
   organization_id: string | null;
   output: JsonColumn | null;
   payload: JsonColumn;
@@ -126,6 +129,7 @@ export interface JobQueue {
   lease_expires_at: TimestampColumn | null;
   leased_at: TimestampColumn | null;
   max_attempts: number;
+  metadata: JsonColumn | null;
   organization_id: string | null;
   payload: JsonColumn;
   priority: number;
@@ -176,27 +180,46 @@ export interface JobScheduleFires {
   fired_at: Generated<TimestampColumn>;
   intended_at: TimestampColumn;
   job_id: string | null;
+  outcome: Generated<ScheduleFireOutcome>;
   run_id: string | null;
   schedule_id: string;
 }
 
 export interface JobSchedules {
+  backfill_limit: Generated<number>;
   catalogue: string | null;
   catch_up: Generated<ScheduleCatchUp>;
   created_at: Generated<TimestampColumn>;
   cron: string;
+  deadline_seconds: number | null;
   due_at: TimestampColumn | null;
   enabled: Generated<boolean>;
+  ends_at: TimestampColumn | null;
+  error_code: string | null;
+  error_message: string | null;
+  failed_at: TimestampColumn | null;
+  failures: Generated<number>;
+  grace_seconds: Generated<number>;
   id: string;
+  intended_at: TimestampColumn | null;
   jitter_seconds: Generated<number>;
+  last_intended_at: TimestampColumn | null;
+  last_job_id: string | null;
+  last_run_id: string | null;
+  max_attempts: number | null;
   name: string;
   organization_id: string | null;
   overlap: Generated<ScheduleOverlap>;
+  paused: Generated<boolean>;
   payload: JsonColumn;
+  priority: number | null;
+  starts_at: TimestampColumn | null;
+  tags: string[] | null;
   target: ScheduleTarget;
   target_type: string;
   tenant: GeneratedAlways<string>;
   time_zone: Generated<string>;
+  timeout_seconds: number | null;
   updated_at: Generated<TimestampColumn>;
 }
 

@@ -1,0 +1,94 @@
+import { sql } from "kysely";
+import { qualifiedNames, runAll, type SchemaMigration } from "./names.ts";
+
+/** What a schedule needs to fire: settings of its target, pauses, bounds, overlap, failures; and jobs that know their tick. */
+export function scheduleFeatures(schema: string): SchemaMigration {
+  const name = qualifiedNames(schema);
+  return {
+    async up(db) {
+      await runAll(db, [
+        sql`create type ${name("schedule_fire_outcome")} as enum ('FIRED', 'TRIGGERED', 'SKIPPED')`,
+        // intended_at is the next tick; due_at is when somebody looks at it, which is later after a failure or
+        // while the fire before it lives. Both are null when there is nothing to fire.
+        sql`
+        alter table ${name("job_schedules")}
+          add column priority         integer,
+          add column max_attempts     integer,
+          add column timeout_seconds  integer,
+          add column tags             text[],
+          add column deadline_seconds double precision,
+          add column backfill_limit   integer not null default 100,
+          add column grace_seconds    integer not null default 60,
+          add column starts_at        timestamptz,
+          add column ends_at          timestamptz,
+          add column paused           boolean not null default false,
+          add column intended_at      timestamptz,
+          add column last_intended_at timestamptz,
+          add column last_job_id      uuid,
+          add column last_run_id      uuid,
+          add column failed_at        timestamptz,
+          add column failures         integer not null default 0,
+          add column error_code       text,
+          add column error_message    text`,
+        sql`drop index ${name("job_schedules_due")}`,
+        sql`alter table ${name("job_schedules")} drop constraint job_schedules_enabled_is_due`,
+        sql`update ${name("job_schedules")} set due_at = null where not enabled`,
+        sql`update ${name("job_schedules")} set intended_at = due_at`,
+        sql`
+        alter table ${name("job_schedules")}
+          add constraint job_schedules_attempts_positive check (max_attempts > 0),
+          add constraint job_schedules_timeout_positive check (timeout_seconds > 0),
+          add constraint job_schedules_deadline_positive check (deadline_seconds > 0),
+          add constraint job_schedules_backfill_in_range check (backfill_limit between 1 and 1000),
+          add constraint job_schedules_grace_in_range check (grace_seconds >= 0),
+          add constraint job_schedules_starts_before_end check (starts_at < ends_at),
+          add constraint job_schedules_due_has_tick check ((due_at is null) = (intended_at is null)),
+          add constraint job_schedules_active_when_due check (due_at is null or (enabled and not paused)),
+          add constraint job_schedules_failures check (
+            failures >= 0 and (failures > 0) = (failed_at is not null)
+            and (failures > 0) = (error_code is not null) and (failures > 0) = (error_message is not null)
+          )`,
+        sql`
+        create index job_schedules_due on ${name("job_schedules")} (due_at, id)
+        where due_at is not null`,
+        sql`
+        alter table ${name("job_schedule_fires")}
+          add column outcome ${name("schedule_fire_outcome")} not null default 'FIRED',
+          add constraint job_schedule_fires_target check (job_id is null or run_id is null)`,
+        sql`alter table ${name("job_queue")} add column metadata jsonb`,
+        sql`alter table ${name("job_ledger")} add column metadata jsonb`,
+      ]);
+    },
+    async down(db) {
+      await runAll(db, [
+        sql`alter table ${name("job_ledger")} drop column metadata`,
+        sql`alter table ${name("job_queue")} drop column metadata`,
+        // A tick that was passed over is no fire to the schema before.
+        sql`delete from ${name("job_schedule_fires")} where outcome = 'SKIPPED'`,
+        sql`
+        alter table ${name("job_schedule_fires")}
+          drop constraint job_schedule_fires_target, drop column outcome`,
+        sql`drop index ${name("job_schedules_due")}`,
+        sql`
+        alter table ${name("job_schedules")}
+          drop constraint job_schedules_attempts_positive, drop constraint job_schedules_timeout_positive,
+          drop constraint job_schedules_deadline_positive, drop constraint job_schedules_backfill_in_range,
+          drop constraint job_schedules_grace_in_range, drop constraint job_schedules_starts_before_end,
+          drop constraint job_schedules_due_has_tick,
+          drop constraint job_schedules_active_when_due, drop constraint job_schedules_failures`,
+        // There it is due or disabled: a pause, or an end, is no other state.
+        sql`update ${name("job_schedules")} set enabled = false where due_at is null`,
+        sql`
+        alter table ${name("job_schedules")}
+          drop column priority, drop column max_attempts, drop column timeout_seconds, drop column tags,
+          drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column starts_at,
+          drop column ends_at, drop column paused, drop column intended_at, drop column last_intended_at,
+          drop column last_job_id, drop column last_run_id, drop column failed_at, drop column failures,
+          drop column error_code, drop column error_message,
+          add constraint job_schedules_enabled_is_due check (not enabled or due_at is not null)`,
+        sql`create index job_schedules_due on ${name("job_schedules")} (due_at) where enabled`,
+        sql`drop type ${name("schedule_fire_outcome")}`,
+      ]);
+    },
+  };
+}
