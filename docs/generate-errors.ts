@@ -29,6 +29,7 @@ const areas = {
   "scope.": "Scopes",
   "job.": "Jobs",
   "workflow.": "Workflow runs and steps",
+  "schedule.": "Schedules",
   "schema.": "Schema",
   "worker.": "Worker",
   "db.": "Database",

@@ -105,6 +105,15 @@ export const errorCodes = {
   "workflow.invalid_dag_cycle": validation("The dependencies form a cycle."),
   "workflow.invalid_dag_result_step": validation("The result step does not exist."),
 
+  "schedule.cron_invalid": validation("The cron expression is invalid."),
+  "schedule.time_zone_invalid": validation("The time zone is not a name of the IANA database that this system knows."),
+  "schedule.not_found": notFound("No such schedule in this scope."),
+  "schedule.ambiguous": conflict("Several tenants have a schedule of this name: give the scope of one."),
+  "schedule.not_active": conflict("The schedule is paused or disabled, so it has no next time."),
+  "schedule.workflow_unknown": validation("The schedule's workflow is not among the definitions that were given."),
+  "schedule.build_failed": internal("The workflow's build function threw an error."),
+  "schedule.fire_unsupported_isolation": isolation("Firing schedules"),
+
   "schema.missing": unavailable("The ledger's schema is missing or older than this version needs.", false),
 
   "worker.invalid_state": validation("The worker is not in a state that allows this."),

@@ -49,7 +49,16 @@ export type { Lease } from "./jobs/lease.ts";
 export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
 export type { Job } from "./jobs/read.ts";
 export type { Heartbeat, LogLine, Progress } from "./jobs/running.ts";
-export { createLedger, type Jobs, type Ledger, type LedgerOptions, type Runs, type Steps } from "./ledger.ts";
+export type { ScheduleTick } from "./jobs/tick.ts";
+export {
+  createLedger,
+  type Jobs,
+  type Ledger,
+  type LedgerOptions,
+  type Runs,
+  type Schedules,
+  type Steps,
+} from "./ledger.ts";
 export type { AppendRequest } from "./runs/additions.ts";
 export type { AppendedSteps, AppendOptions } from "./runs/append.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
@@ -83,6 +92,7 @@ export type { RetriedRun, RetryRunOptions } from "./runs/retry.ts";
 export type { StepSettlement, StepSuccess } from "./runs/settle.ts";
 export {
   type AdditionSpec,
+  type BuildContext,
   CHILD_RUN_JOB,
   type ChildSpec,
   type DependencySpec,
@@ -94,6 +104,35 @@ export {
   type WorkflowDefinition,
 } from "./runs/spec.ts";
 export type { ExpiredGate, FiredTimers, FireTimersOptions, SetAsideTimer } from "./runs/timers.ts";
+export type { SyncedSchedules, SyncSchedulesOptions } from "./schedules/catalogue.ts";
+export {
+  defineSchedule,
+  type JobScheduleOptions,
+  type ScheduleDefinition,
+  type ScheduledJobSettings,
+  type ScheduledRunSettings,
+  type ScheduleTarget,
+  type ScheduleTiming,
+  type WorkflowScheduleOptions,
+} from "./schedules/definition.ts";
+export type {
+  FireDueOptions,
+  FiredSchedules,
+  FiredTick,
+  SetAsideSchedule,
+  SkippedTick,
+} from "./schedules/fire.ts";
+export type { RetimeOptions, ScheduleScope, TriggeredSchedule, TriggerOptions } from "./schedules/operate.ts";
+export type {
+  FiresPage,
+  ListSchedulesOptions,
+  Schedule,
+  ScheduleFailure,
+  ScheduleFire,
+  SchedulesPage,
+} from "./schedules/read.ts";
+export type { AnyWorkflowDefinition, StartOptions } from "./schedules/start.ts";
+export type { CatchUp, FireOutcome, Overlap } from "./schedules/words.ts";
 export type { AppendedStep } from "./steps/append.ts";
 export type { CompletedStep, ExternalCompletion } from "./steps/external.ts";
 export type { OpenGate, OpenGatesOptions, OpenGatesPage } from "./steps/gates.ts";

@@ -51,6 +51,34 @@ import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts
 import { completeJob, completeJobWith, failJob, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
+import {
+  type SyncedSchedules,
+  type SyncSchedulesOptions,
+  syncSchedules,
+  upsertSchedule,
+} from "./schedules/catalogue.ts";
+import type { ScheduleDefinition } from "./schedules/definition.ts";
+import { type FireDueOptions, type FiredSchedules, fireDue } from "./schedules/fire.ts";
+import {
+  pauseSchedules,
+  type RetimeOptions,
+  removeSchedule,
+  resumeSchedules,
+  retimeSchedule,
+  type ScheduleScope,
+  type TriggeredSchedule,
+  type TriggerOptions,
+  triggerSchedule,
+} from "./schedules/operate.ts";
+import {
+  type FiresPage,
+  getSchedule,
+  type ListSchedulesOptions,
+  listFires,
+  listSchedules,
+  type Schedule,
+  type SchedulesPage,
+} from "./schedules/read.ts";
 import { type CompletedStep, completeExternalStep, type ExternalCompletion } from "./steps/external.ts";
 import { listOpenGates, type OpenGatesOptions, type OpenGatesPage } from "./steps/gates.ts";
 import { type Prerequisites, prerequisites } from "./steps/prerequisites.ts";
@@ -102,6 +130,7 @@ export class Ledger<DB = AnyDatabase> {
   readonly jobs: Jobs<DB>;
   readonly runs: Runs;
   readonly steps: Steps;
+  readonly schedules: Schedules;
   readonly #executor: Executor;
   readonly #listener: Listener | null;
 
@@ -112,6 +141,7 @@ export class Ledger<DB = AnyDatabase> {
     this.jobs = new Jobs<DB>(executor);
     this.runs = new Runs(executor, listener);
     this.steps = new Steps(executor);
+    this.schedules = new Schedules(executor);
   }
 
   /** The schema that holds the ledger's tables. */
@@ -400,4 +430,67 @@ class Steps {
   }
 }
 
-export type { Jobs, Runs, Steps };
+/** Schedules: see each function for its round trips and errors. */
+class Schedules {
+  readonly #executor: Executor;
+
+  constructor(executor: Executor) {
+    this.#executor = executor;
+  }
+
+  /** Brings the schedules in the database in step with those in code. */
+  sync(definitions: readonly ScheduleDefinition[], options?: SyncSchedulesOptions): Promise<SyncedSchedules> {
+    return syncSchedules(this.#executor, definitions, options);
+  }
+
+  /** Creates one schedule, or changes the one that is there. */
+  upsert(definition: ScheduleDefinition): Promise<Schedule> {
+    return upsertSchedule(this.#executor, definition);
+  }
+
+  /** Fires what is due. A worker does so by itself. */
+  fireDue(options?: FireDueOptions): Promise<FiredSchedules> {
+    return fireDue(this.#executor, options);
+  }
+
+  /** Nothing of these schedules is fired until they are resumed. */
+  pause(names: readonly string[], options: ScheduleScope): Promise<void> {
+    return pauseSchedules(this.#executor, names, options);
+  }
+
+  /** They go on from now: ticks of the pause are passed over. */
+  resume(names: readonly string[], options: ScheduleScope): Promise<void> {
+    return resumeSchedules(this.#executor, names, options);
+  }
+
+  /** Starts the schedule's job or run now, besides its ticks. */
+  triggerNow(name: string, options: TriggerOptions): Promise<TriggeredSchedule> {
+    return triggerSchedule(this.#executor, name, options);
+  }
+
+  /** Sets the next tick. */
+  retime(name: string, options: RetimeOptions): Promise<Date | null> {
+    return retimeSchedule(this.#executor, name, options);
+  }
+
+  /** Removes the schedule with its history; what it started stays. */
+  remove(name: string, options: ScheduleScope): Promise<void> {
+    return removeSchedule(this.#executor, name, options);
+  }
+
+  get(name: string, scope: Scope): Promise<Schedule> {
+    return getSchedule(this.#executor, name, scope);
+  }
+
+  /** The schedules, in pages. */
+  list(options: ListSchedulesOptions): Promise<SchedulesPage> {
+    return listSchedules(this.#executor, options);
+  }
+
+  /** What became of a schedule's ticks, in pages. */
+  fires(name: string, options: ListSchedulesOptions): Promise<FiresPage> {
+    return listFires(this.#executor, name, options);
+  }
+}
+
+export type { Jobs, Runs, Schedules, Steps };

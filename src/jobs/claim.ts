@@ -10,6 +10,7 @@ import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "./lease.ts";
 import { validInteger, validName } from "./request.ts";
+import { type ScheduleTick, tickOf } from "./tick.ts";
 
 export interface ClaimOptions {
   /** Who claims. Part of the lease. */
@@ -41,6 +42,8 @@ export interface ClaimedJob {
   readonly leaseExpiresAt: Date;
   readonly workflowStepId: string | null;
   readonly tags: readonly string[];
+  /** The tick of a schedule that it is for, or null. */
+  readonly schedule: ScheduleTick | null;
 }
 
 const DEFAULT_LEASE_SECONDS = 60;
@@ -253,6 +256,7 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
           "q.tags",
           sql<string>`q.payload::text`.as("payload"),
           sql<string | null>`q.checkpoint::text`.as("checkpoint"),
+          sql<string | null>`q.metadata::text`.as("metadata"),
         ]),
     )
     .selectFrom(sql<{ peeked: string }>`(select count(*) from peeked)`.as<"sight">(sql`sight(peeked)`))
@@ -267,7 +271,7 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
 type ClaimedRow = Awaited<ReturnType<typeof claimOfAll.execute>>[number];
 /** A row of the left join that is there: its columns are null only where the table's are. */
 type FoundRow = { [K in keyof ClaimedRow]: K extends NullableColumn ? ClaimedRow[K] : NonNullable<ClaimedRow[K]> };
-type NullableColumn = "organization_id" | "workflow_run_id" | "workflow_step_id" | "tags" | "checkpoint";
+type NullableColumn = "organization_id" | "workflow_run_id" | "workflow_step_id" | "tags" | "checkpoint" | "metadata";
 
 function isFound(row: ClaimedRow): row is ClaimedRow & FoundRow {
   return row.id !== null;
@@ -323,5 +327,6 @@ function claimedJob(row: FoundRow, payload: JsonValue, checkpoint: JsonValue | n
     leaseExpiresAt: toDate(row.lease_expires_at),
     workflowStepId: row.workflow_step_id,
     tags: row.tags ?? [],
+    schedule: tickOf(row.metadata),
   };
 }

@@ -1,6 +1,7 @@
 /** Job definitions in code: a type name, what its payload and output look like, and requests made from them. */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { LedgerError } from "../errors.ts";
+import type { ScheduleTick } from "./tick.ts";
 
 /** The settings of one job; what is left out comes from the type's definition in the database, else from the defaults. */
 export interface JobOptions {
@@ -28,6 +29,8 @@ export interface JobRequest extends JobOptions {
   readonly schema?: StandardSchemaV1 | undefined;
   /** What the definition in code says. Not part of the request that an idempotency key remembers. */
   readonly defaults?: JobDefaults;
+  /** The tick that the job is for. A schedule that fires sets it. */
+  readonly schedule?: ScheduleTick;
 }
 
 /** A job type with its payload's and output's shapes. */

@@ -25,6 +25,7 @@ const keptColumns = [
   "payload",
   "checkpoint",
   "tags",
+  "metadata",
 ] as const;
 
 /** The columns that an ending adds. */

@@ -46,6 +46,7 @@ export const jobArrayParameters = {
   runAts: "timestamptz?[]",
   organizations: "uuid?[]",
   tags: "text?[]",
+  metadata: "jsonb?[]",
   strict: "bool",
   notify: "bool",
 } as const;
@@ -61,6 +62,7 @@ export function jobArrays(jobs: readonly PreparedJob[]) {
     runAts: jobs.map(({ runAt }) => runAt),
     organizations: jobs.map(({ organizationId }) => organizationId),
     tags: jobs.map(({ tags }) => tags),
+    metadata: jobs.map(({ metadata }) => metadata),
   };
 }
 
@@ -76,6 +78,7 @@ export function inputRows(p: JobPlaceholders) {
     run_at: p.runAts,
     organization_id: p.organizations,
     tags: p.tags,
+    metadata: p.metadata,
   });
 }
 
@@ -107,6 +110,7 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
       "run_at",
       "organization_id",
       "tags",
+      "metadata",
     ])
     .expression((eb) =>
       eb
@@ -123,6 +127,7 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
           sql<Date>`coalesce(input.run_at, now())`.as("run_at"),
           "input.organization_id",
           sql<string[]>`input.tags::text[]`.as("tags"),
+          "input.metadata",
         ]),
     )
     .returning(["id", "run_at"]);

@@ -6,6 +6,7 @@ import { type Remembered, remembered } from "../database/values/sameness.ts";
 import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
+import { metadataOf } from "./tick.ts";
 
 /** A request ready to be sent. What was not requested is null and resolves in the database. */
 export interface PreparedJob {
@@ -16,6 +17,7 @@ export interface PreparedJob {
   readonly runAt: string | null;
   readonly organizationId: string | null;
   readonly tags: string | null;
+  readonly metadata: JsonText | null;
   readonly idempotencyKey: string | null;
   /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
   readonly requested: Remembered;
@@ -79,6 +81,7 @@ function drafted(rules: ValueRules, request: JobRequest, id: string, at: string)
     runAt: request.runAt === undefined ? null : validTime(request.runAt, `${at}runAt`),
     organizationId: validOrganization(request.organizationId, `${at}organizationId`),
     tags,
+    metadata: metadataOf(request.schedule),
     idempotencyKey:
       request.idempotencyKey === undefined ? null : validName(request.idempotencyKey, `${at}idempotencyKey`),
     requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags })}}`,

@@ -1,13 +1,13 @@
 /** Workflow definitions in code: a type name, and the graph that an input makes. */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { type StepRef, WorkflowBuilder } from "./graph.ts";
-import type { GraphSpec, WorkflowDefinition } from "./spec.ts";
+import type { BuildContext, GraphSpec, WorkflowDefinition } from "./spec.ts";
 
 export interface DefineWorkflowOptions<Input, Parsed, Result> {
   /** Any Standard Schema, or `typed<T>()`. */
   readonly input?: StandardSchemaV1<Input, Parsed>;
   /** Adds the steps, and returns the one whose output is the run's result, if it has one. */
-  build(graph: WorkflowBuilder, input: Input): StepRef<string, Result> | undefined;
+  build(graph: WorkflowBuilder, input: Input, context: BuildContext): StepRef<string, Result> | undefined;
 }
 
 /**
@@ -31,9 +31,9 @@ export function defineWorkflow<const Type extends string, Input = unknown, Parse
   return Object.freeze({
     type,
     input: options.input,
-    graph(input: Input): GraphSpec {
+    graph(input: Input, context: BuildContext = { schedule: null }): GraphSpec {
       const builder = new WorkflowBuilder(type);
-      const result = options.build(builder, input);
+      const result = options.build(builder, input, context);
       if (result) builder.result(result);
       return builder.build();
     },

@@ -2,6 +2,7 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { DependencyKind } from "../database/statuses.ts";
 import type { JobDefaults } from "../jobs/definition.ts";
+import type { ScheduleTick } from "../jobs/tick.ts";
 import type { TerminalStatus } from "../steps/resolve.ts";
 
 /** The reserved job type of a step that is a child run. */
@@ -72,12 +73,18 @@ export interface DependencySpec {
   readonly kind: DependencyKind;
 }
 
+/** What a graph is built for, besides its input. */
+export interface BuildContext {
+  /** The tick of a schedule that the run is for, or null. */
+  readonly schedule: ScheduleTick | null;
+}
+
 /** A workflow type whose graph is made from an input. */
 export interface WorkflowDefinition<Type extends string = string, Input = unknown, Result = unknown> {
   readonly type: Type;
   readonly input: StandardSchemaV1<Input, unknown> | undefined;
   /** The graph for one input. */
-  graph(input: Input): GraphSpec;
+  graph(input: Input, context?: BuildContext): GraphSpec;
   /** Carries the result's type; never set. */
   readonly result?: Result;
 }

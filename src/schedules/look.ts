@@ -1,0 +1,218 @@
+/** Which schedules are due, by the database's clock, and which of these are ours to fire. */
+import { type RawBuilder, sql } from "kysely";
+import type { JsonValue } from "../database/column-types.ts";
+import { toDate, toDateOrNull, toNumber, toNumberOrNull } from "../database/decode.ts";
+import type { Executor } from "../database/executor.ts";
+import { fromJson } from "../database/json.ts";
+import { reading, writing } from "../database/statement.ts";
+import type { DueSchedule } from "./plan.ts";
+import { decodeCatchUp, decodeOverlap } from "./words.ts";
+
+/** Which schedule, for who reads a report. */
+export interface ScheduleName {
+  readonly id: string;
+  readonly name: string;
+  readonly organizationId: string | null;
+}
+
+export interface Look {
+  /** The due schedules, the longest due first. */
+  readonly due: readonly ScheduleName[];
+  /** When the next is due that is not among these, and in how many milliseconds. */
+  readonly next: { readonly at: Date; readonly inMs: number } | null;
+}
+
+/** What a schedule starts, as it is stored. */
+export interface StoredTarget {
+  readonly target: "JOB" | "WORKFLOW";
+  readonly type: string;
+  readonly payload: JsonValue;
+  readonly priority: number | null;
+  readonly maxAttempts: number | null;
+  readonly timeoutSeconds: number | null;
+  readonly tags: readonly string[];
+  readonly deadlineSeconds: number | null;
+  readonly jitterSeconds: number;
+}
+
+/** A due schedule under a lock. */
+export interface HeldSchedule extends DueSchedule, ScheduleName, StoredTarget {}
+
+export interface Held {
+  readonly schedules: readonly HeldSchedule[];
+  /** The database's time when they were locked. */
+  readonly now: Date;
+}
+
+/**
+ * The schedules that are due, of jobs and of the named workflows: of those that this process does not know, others do. One round
+ * trip, no locks.
+ */
+export async function lookAtSchedules(executor: Executor, limit: number, workflows: readonly string[]): Promise<Look> {
+  // One row more than the limit says that more is due, and since when.
+  const rows = await look.execute(executor, { rows: limit + 1, workflows });
+  const due = rows.filter(({ is_due }) => is_due);
+  const next = due[limit] ?? rows.find(({ is_due }) => !is_due);
+  const at = toDateOrNull(next?.due_at);
+  return {
+    due: due.slice(0, limit).map(({ id, name, organization_id }) => ({ id, name, organizationId: organization_id })),
+    next: at === null ? null : { at, inMs: toNumber(next?.in_ms) },
+  };
+}
+
+/** Locks those of the schedules that are still due and that nobody else holds, until the transaction ends. One round trip. */
+export async function holdDue(executor: Executor, ids: readonly string[]): Promise<Held> {
+  const rows = await hold.execute(executor, { ids });
+  return { schedules: rows.map(decode), now: toDate(rows[0]?.now ?? new Date(0)) };
+}
+
+/** Stable within a statement, unlike clock_timestamp(), so that an index serves; and not as old as the caller's transaction. */
+const asked = sql<Date>`statement_timestamp()`;
+
+function known(workflows: RawBuilder<readonly string[]>) {
+  return sql<boolean>`(c.target = 'JOB' or c.target_type = any(${workflows}))`;
+}
+
+// Both branches walk along the index that holds nothing but schedules with a next tick.
+const look = reading("look_at_schedules", { rows: "int4", workflows: "text[]" }, (db, p) => {
+  const shown = (isDue: boolean) =>
+    [
+      "c.id",
+      "c.name",
+      "c.organization_id",
+      "c.due_at",
+      sql<boolean>`${sql.lit(isDue)}`.as("is_due"),
+      sql<number>`extract(epoch from c.due_at - ${asked})::float8 * 1000`.as("in_ms"),
+    ] as const;
+  return db
+    .with("due", (qb) =>
+      qb
+        .selectFrom("job_schedules as c")
+        .where("c.due_at", "<=", asked)
+        .where(known(p.workflows))
+        .select(shown(true))
+        .orderBy("c.due_at")
+        .orderBy("c.id")
+        .limit(p.rows),
+    )
+    .with("later", (qb) =>
+      qb
+        .selectFrom("job_schedules as c")
+        .where("c.due_at", ">", asked)
+        .where(known(p.workflows))
+        .select(shown(false))
+        .orderBy("c.due_at")
+        .orderBy("c.id")
+        .limit(1),
+    )
+    .selectFrom("due")
+    .selectAll()
+    .unionAll((eb) => eb.selectFrom("later").selectAll())
+    .orderBy("due_at")
+    .orderBy("id");
+});
+
+// The row decides whether it is still due, after the lock: who fired it meanwhile has moved its time on. Whoever
+// fires or changes a schedule holds its row, so nobody adds fires of it meanwhile.
+const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
+  db
+    .with(
+      (cte) => cte("held").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("job_schedules as c")
+          .where(sql<boolean>`c.id = any(${p.ids})`)
+          .where("c.due_at", "<=", asked)
+          .selectAll("c")
+          .orderBy("c.due_at")
+          .orderBy("c.id")
+          .forUpdate("c")
+          .skipLocked(),
+    )
+    .selectFrom("held as c")
+    .select([
+      "c.id",
+      "c.name",
+      "c.organization_id",
+      "c.cron",
+      "c.time_zone",
+      "c.starts_at",
+      "c.ends_at",
+      "c.target",
+      "c.target_type",
+      "c.priority",
+      "c.max_attempts",
+      "c.timeout_seconds",
+      "c.tags",
+      "c.deadline_seconds",
+      "c.catch_up",
+      "c.backfill_limit",
+      "c.grace_seconds",
+      "c.overlap",
+      "c.jitter_seconds",
+      "c.intended_at",
+      sql<string>`c.payload::text`.as("payload"),
+      sql<Date>`clock_timestamp()`.as("now"),
+      sql<boolean>`c.overlap <> 'ALLOW' and (
+        exists (select from ${sql.id(schema, "job_queue")} as live where live.id = c.last_job_id)
+        or exists (
+          select from ${sql.id(schema, "workflow_runs")} as live
+          where live.id = c.last_run_id and live.ended_at is null
+        )
+      )`.as("busy"),
+      // As text: a driver that parses timestamps otherwise has a parser of arrays of them, too.
+      sql<string[]>`array(
+        select f.intended_at::text from ${sql.id(schema, "job_schedule_fires")} as f
+        where f.schedule_id = c.id and f.intended_at >= c.intended_at
+      )`.as("fired"),
+    ])
+    .orderBy("c.due_at")
+    .orderBy("c.id"),
+);
+
+function decode(row: Awaited<ReturnType<typeof hold.execute>>[number]): HeldSchedule {
+  return {
+    id: row.id,
+    name: row.name,
+    organizationId: row.organization_id,
+    cron: row.cron,
+    timeZone: row.time_zone,
+    startsAt: toDateOrNull(row.starts_at),
+    endsAt: toDateOrNull(row.ends_at),
+    ...targetOf(row),
+    catchUp: decodeCatchUp(row.catch_up),
+    backfillLimit: row.backfill_limit,
+    graceSeconds: row.grace_seconds,
+    overlap: decodeOverlap(row.overlap),
+    intendedAt: toDate(row.intended_at),
+    busy: row.busy,
+    fired: row.fired.map(toDate),
+  };
+}
+
+/** The columns that say what a schedule starts. */
+interface TargetRow {
+  readonly target: "JOB" | "WORKFLOW";
+  readonly target_type: string;
+  readonly payload: string;
+  readonly priority: number | null;
+  readonly max_attempts: number | null;
+  readonly timeout_seconds: number | null;
+  readonly tags: string[] | null;
+  readonly deadline_seconds: number | null;
+  readonly jitter_seconds: number;
+}
+
+export function targetOf(row: TargetRow): StoredTarget {
+  return {
+    target: row.target,
+    type: row.target_type,
+    payload: fromJson(row.payload),
+    priority: row.priority,
+    maxAttempts: row.max_attempts,
+    timeoutSeconds: row.timeout_seconds,
+    tags: row.tags ?? [],
+    deadlineSeconds: toNumberOrNull(row.deadline_seconds),
+    jitterSeconds: row.jitter_seconds,
+  };
+}

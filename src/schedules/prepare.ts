@@ -1,0 +1,129 @@
+/** From a definition to the values that are stored: checked before anything is sent. */
+import { newId } from "../database/ids.ts";
+import { type JsonText, toJson } from "../database/json.ts";
+import type { ScheduleCatchUp, ScheduleOverlap, ScheduleTarget as TargetWord } from "../database/tables.generated.ts";
+import { LedgerError } from "../errors.ts";
+import { parsed } from "../jobs/definition.ts";
+import {
+  type JobSettings,
+  prepareJobs,
+  validDuration,
+  validInteger,
+  validName,
+  validOrganization,
+  validTime,
+} from "../jobs/request.ts";
+import { requireTimes, type Timetable } from "./cron.ts";
+import type { ScheduleDefinition, ScheduleTiming } from "./definition.ts";
+import { catchUps, encoded, overlaps } from "./words.ts";
+
+/** A schedule ready to be sent. Its first tick is not here: that takes the database's clock. */
+export interface PreparedSchedule extends Timetable {
+  readonly id: string;
+  readonly name: string;
+  readonly organizationId: string | null;
+  readonly target: PreparedTarget;
+  readonly catchUp: ScheduleCatchUp;
+  readonly backfillLimit: number;
+  readonly graceSeconds: number;
+  readonly overlap: ScheduleOverlap;
+  readonly jitterSeconds: number;
+  readonly enabled: boolean;
+}
+
+interface PreparedTarget {
+  readonly kind: TargetWord;
+  readonly type: string;
+  readonly payload: JsonText;
+  readonly settings: JobSettings;
+  readonly tags: string | null;
+  readonly deadlineSeconds: number | null;
+}
+
+const DEFAULTS = { backfillLimit: 100, graceSeconds: 60, jitterSeconds: 0 } as const;
+const MAX_BACKFILL = 1000;
+
+/**
+ * Sorted as they are locked, by tenant and name. Throws `input.invalid`, `payload.not_json`, `payload.invalid`, `schedule.cron_invalid`,
+ * `schedule.time_zone_invalid`.
+ */
+export async function prepareSchedules(definitions: readonly ScheduleDefinition[]): Promise<PreparedSchedule[]> {
+  const schedules: PreparedSchedule[] = [];
+  for (const definition of definitions) schedules.push(await prepared(definition));
+  const sorted = schedules.sort((a, b) => compared(keyOf(a), keyOf(b)));
+  const twice = sorted.find((schedule, place) => keyOf(schedule) === keyOf(sorted[place - 1] ?? { name: "" }));
+  if (twice) throw new LedgerError("input.invalid", { message: `The schedule ${twice.name} is defined twice.` });
+  return sorted;
+}
+
+function keyOf({ organizationId, name }: { organizationId?: string | null; name: string }): string {
+  return `${organizationId ?? "global"} ${name}`;
+}
+
+function compared(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+async function prepared({ name, timing, target }: ScheduleDefinition): Promise<PreparedSchedule> {
+  const at = `${validName(name, "name")}: `;
+  const { catchUp = "once", overlap = "allow", enabled = true } = timing;
+  if (typeof enabled !== "boolean")
+    throw new LedgerError("input.invalid", { message: `${at}enabled must be a boolean.` });
+  return {
+    ...timetableOf(timing, at),
+    id: newId(),
+    name,
+    organizationId: validOrganization(timing.organizationId, `${at}organizationId`),
+    target: await preparedTarget(target, at),
+    catchUp: encoded(catchUps, catchUp, `${at}catchUp`),
+    overlap: encoded(overlaps, overlap, `${at}overlap`),
+    backfillLimit: validInteger(timing.backfillLimit, `${at}backfillLimit`, 1, MAX_BACKFILL) ?? DEFAULTS.backfillLimit,
+    graceSeconds: validInteger(timing.graceSeconds, `${at}graceSeconds`, 0) ?? DEFAULTS.graceSeconds,
+    jitterSeconds: validInteger(timing.jitterSeconds, `${at}jitterSeconds`, 0) ?? DEFAULTS.jitterSeconds,
+    enabled,
+  };
+}
+
+function timetableOf({ cron, timeZone = "UTC", startAt, endAt }: ScheduleTiming, at: string): Timetable {
+  const timetable = {
+    cron: validName(cron, `${at}cron`).trim(),
+    timeZone: validName(timeZone, `${at}timeZone`),
+    startsAt: timeOf(startAt, `${at}startAt`),
+    endsAt: timeOf(endAt, `${at}endAt`),
+  };
+  if (timetable.startsAt !== null && timetable.endsAt !== null && timetable.startsAt >= timetable.endsAt) {
+    throw new LedgerError("input.invalid", { message: `${at}startAt must be before endAt.` });
+  }
+  requireTimes(timetable);
+  return timetable;
+}
+
+function timeOf(value: unknown, argument: string): Date | null {
+  return value === undefined ? null : new Date(validTime(value, argument));
+}
+
+async function preparedTarget(target: ScheduleDefinition["target"], at: string): Promise<PreparedTarget> {
+  return target.kind === "job" ? preparedJob(target.request) : preparedRun(target, at);
+}
+
+async function preparedJob(request: Parameters<typeof prepareJobs>[0][number]): Promise<PreparedTarget> {
+  const [job] = await prepareJobs([request]);
+  if (job === undefined) throw new LedgerError("input.invalid");
+  const { type, payload, settings, tags } = job;
+  return { kind: "JOB", type, payload, settings, tags, deadlineSeconds: null };
+}
+
+async function preparedRun(
+  { type, input, schema, deadlineSeconds }: Extract<ScheduleDefinition["target"], { kind: "workflow" }>,
+  at: string,
+): Promise<PreparedTarget> {
+  if (schema !== undefined) await parsed(schema, input);
+  return {
+    kind: "WORKFLOW",
+    type: validName(type, `${at}workflow`),
+    payload: toJson(input, `${at}input`),
+    settings: { priority: null, maxAttempts: null, timeoutSeconds: null },
+    tags: null,
+    deadlineSeconds: validDuration(deadlineSeconds, `${at}deadlineSeconds`),
+  };
+}
