@@ -174,6 +174,7 @@ export class Attempt {
       attempt: lease.attempt,
       checkpoint: job.checkpoint,
       lease,
+      schedule: job.schedule,
       job,
       progress: (done, total) => jobs.progress(lease, total === undefined ? { done } : { done, total }),
       saveCheckpoint: (checkpoint) => jobs.checkpoint(lease, checkpoint),

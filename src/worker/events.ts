@@ -1,5 +1,13 @@
 /** What a worker tells about itself. Nothing is written to the console: `onEvent` decides what becomes of it. */
-import type { ClaimedJob, Failure, LedgerError, TerminalStatus } from "../index.ts";
+import type {
+  ClaimedJob,
+  Failure,
+  FiredTick,
+  LedgerError,
+  SetAsideSchedule,
+  SkippedTick,
+  TerminalStatus,
+} from "../index.ts";
 
 /** Which attempt an event is about. No payload: events are made to be logged. */
 export interface AttemptView {
@@ -13,7 +21,16 @@ export interface AttemptView {
 }
 
 /** What the worker was doing when an error came. */
-export type Activity = "claim" | "decode" | "heartbeat" | "settle" | "reap" | "timers" | "hand_back" | "event_handler";
+export type Activity =
+  | "claim"
+  | "decode"
+  | "heartbeat"
+  | "settle"
+  | "reap"
+  | "timers"
+  | "schedule"
+  | "hand_back"
+  | "event_handler";
 
 export type WorkerEvent =
   /** Jobs came under lease in one claim. */
@@ -55,6 +72,12 @@ export type WorkerEvent =
       readonly stepKey: string | null;
       readonly error: LedgerError;
     }
+  /** A tick of a schedule was fired, and started this job or run. */
+  | ({ readonly type: "schedule_fired" } & FiredTick)
+  /** A tick of a schedule was passed over, because the fire before it lives. */
+  | ({ readonly type: "schedule_skipped" } & SkippedTick)
+  /** A schedule that could not be fired: it is tried again later. */
+  | ({ readonly type: "schedule_set_aside" } & SetAsideSchedule)
   /** Something failed. `fatal: false`: it is tried again. `fatal: true`: the worker stops and `done` rejects. */
   | { readonly type: "error"; readonly during: Activity; readonly error: unknown; readonly fatal: boolean }
   /** The worker has stopped; `abandoned` handlers had not returned and are left to the reaper. */

@@ -13,6 +13,7 @@ import {
   type PrerequisiteOutputs,
   type PrerequisitesOf,
   parsed,
+  type ScheduleTick,
   typed,
   type WorkflowAddition,
 } from "../index.ts";
@@ -39,6 +40,8 @@ export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOut
    * `ledger.jobs.complete(lease, { output }, async (trx) => {…})`; what it returns or throws is then ignored.
    */
   readonly lease: Lease;
+  /** The tick of a schedule that the job is for, or null; null also for the steps of a run, whose graph was built with it. */
+  readonly schedule: ScheduleTick | null;
   /** The job as it was claimed. */
   readonly job: ClaimedJob;
   /** Stores how far the job is. One round trip. Throws `job.progress_invalid`, `job.lease_owner_mismatch`. */

@@ -1,7 +1,7 @@
 /** A worker's options, with their units and defaults, checked when it is made. */
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { type Ledger, LedgerError } from "../index.ts";
+import { type AnyWorkflowDefinition, type Ledger, LedgerError } from "../index.ts";
 import { childRuns } from "./child-runs.ts";
 import type { WorkerEvent } from "./events.ts";
 import type { Handler } from "./handlers.ts";
@@ -35,6 +35,13 @@ export interface WorkerOptions {
    * that began since at most this much late. Some worker or process must. Default: true, every 15 000.
    */
   readonly reap?: boolean | { readonly intervalMs: number };
+  /**
+   * Whether this worker fires schedules, and how often it looks for new ones, in milliseconds. A schedule that it has seen fires
+   * on time, one that is new or changed at most this much late. Some worker or process must. Default: true, every 15 000.
+   */
+  readonly schedule?: boolean | { readonly intervalMs: number };
+  /** The workflows that schedules may start from this worker; those of others are left to workers that know them. Default: none. */
+  readonly workflows?: readonly AnyWorkflowDefinition[];
   /** Told of what happens, at once and in order. Must not throw: that would be a crash of the worker. */
   readonly onEvent?: (event: WorkerEvent) => void;
 }
@@ -51,12 +58,15 @@ export interface Settings {
   readonly workerId: string;
   /** Null: it does not reap. */
   readonly reapIntervalMs: number | null;
+  /** Null: it does not fire schedules. */
+  readonly scheduleIntervalMs: number | null;
+  readonly workflows: readonly AnyWorkflowDefinition[];
   readonly onEvent: (event: WorkerEvent) => void;
 }
 
 const MAX_JOBS = 10_000;
 const MAX_INTERVAL_MS = 3_600_000;
-const DEFAULT_REAP_INTERVAL_MS = 15_000;
+const DEFAULT_INTERVAL_MS = 15_000;
 const known: Readonly<Record<keyof WorkerOptions, true>> = {
   ledger: true,
   handlers: true,
@@ -67,6 +77,8 @@ const known: Readonly<Record<keyof WorkerOptions, true>> = {
   prefetch: true,
   workerId: true,
   reap: true,
+  schedule: true,
+  workflows: true,
   onEvent: true,
 };
 
@@ -87,7 +99,9 @@ export function settingsOf(options: WorkerOptions): Settings {
     batchSize: integer(options.batchSize, "batchSize", 100, 1, MAX_JOBS),
     prefetch: integer(options.prefetch, "prefetch", Math.ceil(concurrency / 2), 0, MAX_JOBS),
     workerId: workerName(options.workerId),
-    reapIntervalMs: reapInterval(options.reap),
+    reapIntervalMs: interval(options.reap, "reap"),
+    scheduleIntervalMs: interval(options.schedule, "schedule"),
+    workflows: workflowsIn(options.workflows),
     onEvent,
   };
 }
@@ -121,11 +135,18 @@ function workerName(value: unknown): string {
   return value;
 }
 
-function reapInterval(reap: WorkerOptions["reap"]): number | null {
-  if (reap === undefined || reap === true) return DEFAULT_REAP_INTERVAL_MS;
-  if (reap === false) return null;
-  if (typeof reap !== "object" || reap === null) throw invalid("reap must be a boolean or { intervalMs }.");
-  return integer(reap.intervalMs, "reap.intervalMs", DEFAULT_REAP_INTERVAL_MS, 10, MAX_INTERVAL_MS);
+/** Of a loop that may be switched off, which null says. */
+function interval(option: WorkerOptions["reap"], name: string): number | null {
+  if (option === undefined || option === true) return DEFAULT_INTERVAL_MS;
+  if (option === false) return null;
+  if (typeof option !== "object" || option === null) throw invalid(`${name} must be a boolean or { intervalMs }.`);
+  return integer(option.intervalMs, `${name}.intervalMs`, DEFAULT_INTERVAL_MS, 10, MAX_INTERVAL_MS);
+}
+
+function workflowsIn(workflows: WorkerOptions["workflows"] = []): readonly AnyWorkflowDefinition[] {
+  const fit = Array.isArray(workflows) && workflows.every((workflow) => typeof workflow?.graph === "function");
+  if (!fit) throw invalid("workflows must be made by defineWorkflow().");
+  return workflows;
 }
 
 function invalid(message: string): LedgerError {

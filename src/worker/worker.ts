@@ -8,6 +8,7 @@ import { Heart } from "./heart.ts";
 import { Loop } from "./loop.ts";
 import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
 import { reapOnce } from "./reaper.ts";
+import { fireSchedulesOnce } from "./schedules.ts";
 import { Settler } from "./settler.ts";
 import { Slots } from "./slots.ts";
 import { StopClock } from "./stop-clock.ts";
@@ -38,8 +39,8 @@ export function createWorker(options: WorkerOptions): Worker {
 /**
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
- * It uses up to eleven connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
- * one to fire timers, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
+ * It uses up to twelve connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
+ * one to fire timers, one to fire schedules, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
  * `pg` whose connection breaks while it is in use ends the process unless somebody listens:
  * `pool.on("connect", (client) => client.on("error", () => {}))`.
  *
@@ -67,6 +68,7 @@ export class Worker {
   readonly #heartLoop: Loop;
   readonly #reapLoop: Loop;
   readonly #timerLoop: Loop;
+  readonly #scheduleLoop: Loop;
   #state: "new" | "running" | "stopping" | "stopped" = "new";
   #crash: { readonly error: unknown } | undefined;
   #unsubscribe: (() => void) | null = null;
@@ -117,6 +119,7 @@ export class Worker {
     this.#reapLoop = new Loop({ activity: "reap", turn: () => reapOnce(ledger, emit, intervalMs), emit, crash });
     const fireTimers = () => fireTimersOnce(ledger, emit, intervalMs);
     this.#timerLoop = new Loop({ activity: "timers", turn: fireTimers, emit, crash });
+    this.#scheduleLoop = new Loop({ activity: "schedule", turn: () => this.#fireSchedules(), emit, crash });
   }
 
   /** The name in this worker's leases. */
@@ -129,12 +132,15 @@ export class Worker {
     if (this.#state !== "new") {
       throw new LedgerError("worker.invalid_state", { message: `The worker cannot be started: it is ${this.#state}.` });
     }
-    const { ledger, reapIntervalMs } = this.#settings;
+    const { ledger, reapIntervalMs, scheduleIntervalMs } = this.#settings;
     this.#state = "running";
     this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
     this.#claimLoop.wake();
     this.#heartLoop.wake(this.#heart.intervalMs);
     this.#leaseWatch = setInterval(() => this.#heart.loseEnded(), this.#heart.intervalMs);
+    if (scheduleIntervalMs !== null) {
+      this.#scheduleLoop.wake(Math.min(scheduleIntervalMs, FIRST_TIMERS_MS) * Math.random());
+    }
     if (reapIntervalMs === null) return;
     // Anywhere in the first interval, so that a fleet that starts together does not reap together.
     this.#reapLoop.wake(reapIntervalMs * Math.random());
@@ -170,7 +176,7 @@ export class Worker {
 
   async #windDown(): Promise<void> {
     try {
-      const swept = [this.#reapLoop.stop(), this.#timerLoop.stop()];
+      const swept = [this.#reapLoop.stop(), this.#timerLoop.stop(), this.#scheduleLoop.stop()];
       const waiting = this.#slots.close();
       await this.#claimLoop.stop();
       // A claim that was under way may have brought more.
@@ -197,10 +203,16 @@ export class Worker {
     const abandoned = this.#slots.running();
     this.#clock.clear();
     clearInterval(this.#leaseWatch);
-    for (const loop of [this.#claimLoop, this.#heartLoop, this.#reapLoop, this.#timerLoop]) void loop.stop();
+    const loops = [this.#claimLoop, this.#heartLoop, this.#reapLoop, this.#timerLoop, this.#scheduleLoop];
+    for (const loop of loops) void loop.stop();
     for (const attempt of abandoned) attempt.abandon();
     this.#settler.abandon();
     this.#emit({ type: "stopped", abandoned: abandoned.map(({ view }) => view) });
+  }
+
+  #fireSchedules(): Promise<number> {
+    const { ledger, workflows, scheduleIntervalMs } = this.#settings;
+    return fireSchedulesOnce(ledger, workflows, this.#emit, scheduleIntervalMs ?? Number.POSITIVE_INFINITY);
   }
 
   #crashed(error: unknown, during: Activity): void {
