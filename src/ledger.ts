@@ -478,8 +478,8 @@ class Schedules {
     return removeSchedule(this.#executor, name, options);
   }
 
-  get(name: string, scope: Scope): Promise<Schedule> {
-    return getSchedule(this.#executor, name, scope);
+  get(name: string, scope: Scope, options?: ReadOptions): Promise<Schedule> {
+    return getSchedule(this.#executor, name, scope, options);
   }
 
   /** The schedules, in pages. */
@@ -488,7 +488,7 @@ class Schedules {
   }
 
   /** What became of a schedule's ticks, in pages. */
-  fires(name: string, options: ListSchedulesOptions): Promise<FiresPage> {
+  fires(name: string, options: Omit<ListSchedulesOptions, "values">): Promise<FiresPage> {
     return listFires(this.#executor, name, options);
   }
 }

@@ -19,6 +19,7 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           add column deadline_seconds double precision,
           add column backfill_limit   integer not null default 100,
           add column grace_seconds    integer not null default 60,
+          add column payload_digest   jsonb,
           add column starts_at        timestamptz,
           add column ends_at          timestamptz,
           add column paused           boolean not null default false,
@@ -81,7 +82,7 @@ export function scheduleFeatures(schema: string): SchemaMigration {
         sql`
         alter table ${name("job_schedules")}
           drop column priority, drop column max_attempts, drop column timeout_seconds, drop column tags,
-          drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column starts_at,
+          drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column payload_digest, drop column starts_at,
           drop column ends_at, drop column paused, drop column intended_at, drop column last_intended_at,
           drop column last_job_id, drop column last_run_id, drop column failed_at, drop column failures,
           drop column error_code, drop column error_message,

@@ -212,6 +212,7 @@ export interface JobSchedules {
   overlap: Generated<ScheduleOverlap>;
   paused: Generated<boolean>;
   payload: JsonColumn;
+  payload_digest: JsonColumn | null;
   priority: number | null;
   starts_at: TimestampColumn | null;
   tags: string[] | null;

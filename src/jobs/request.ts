@@ -17,7 +17,7 @@ export interface PreparedJob {
   readonly runAt: string | null;
   readonly organizationId: string | null;
   readonly tags: string | null;
-  readonly metadata: JsonText | null;
+  readonly metadata: StoredJson | null;
   readonly idempotencyKey: string | null;
   /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
   readonly requested: Remembered;

@@ -1,5 +1,5 @@
 /** The tick of a schedule that a job is for: it travels in the job's metadata (FEATURES F-S2). */
-import { fromJson, type JsonText, toJson } from "../database/json.ts";
+import { fromJson, ownJson, type StoredJson } from "../database/json.ts";
 
 /** A time at which a schedule wants something to happen, whenever it then does. */
 export interface ScheduleTick {
@@ -10,8 +10,8 @@ export interface ScheduleTick {
 }
 
 /** The metadata of a job: null costs nothing. */
-export function metadataOf(tick: ScheduleTick | undefined): JsonText | null {
-  return tick === undefined ? null : toJson({ schedule: tick }, "schedule");
+export function metadataOf(tick: ScheduleTick | undefined): StoredJson | null {
+  return tick === undefined ? null : ownJson({ schedule: tick });
 }
 
 /** The tick in a job's metadata, as `metadataOf` wrote it. */

@@ -45,7 +45,7 @@ export async function syncSchedules(
   if (mode !== "additive" && mode !== "exact") {
     throw new LedgerError("input.invalid", { message: "mode must be additive or exact." });
   }
-  const schedules = await prepareSchedules(definitions);
+  const schedules = await prepareSchedules(executor.settings.values, definitions);
   return write(executor, schedules, { catalogue: validName(catalogue, "catalogue"), exact: mode === "exact" });
 }
 
@@ -54,7 +54,7 @@ export async function syncSchedules(
  * Three round trips; two more in a caller's transaction. Throws as `syncSchedules`.
  */
 export async function upsertSchedule(executor: Executor, definition: ScheduleDefinition): Promise<Schedule> {
-  const schedules = await prepareSchedules([definition]);
+  const schedules = await prepareSchedules(executor.settings.values, [definition]);
   await write(executor, schedules, { catalogue: null, exact: false });
   const organization = schedules[0]?.organizationId ?? null;
   return getSchedule(executor, definition.name, organization === null ? { global: true } : { organization });
@@ -96,6 +96,7 @@ function arraysOf(schedules: readonly PreparedSchedule[], now: Date) {
     targets: schedules.map(({ target }) => target.kind),
     types: schedules.map(({ target }) => target.type),
     payloads: schedules.map(({ target }) => target.payload),
+    digests: schedules.map(({ target }) => target.digest),
     priorities: schedules.map(({ target }) => target.settings.priority),
     maxAttempts: schedules.map(({ target }) => target.settings.maxAttempts),
     timeouts: schedules.map(({ target }) => target.settings.timeoutSeconds),
@@ -122,6 +123,7 @@ const syncParameters = {
   targets: "text[]",
   types: "text[]",
   payloads: "jsonb[]",
+  digests: "jsonb?[]",
   priorities: "int4?[]",
   maxAttempts: "int4?[]",
   timeouts: "int4?[]",
@@ -153,6 +155,7 @@ function inputRows(p: SyncPlaceholders) {
     target: p.targets,
     target_type: p.types,
     payload: p.payloads,
+    payload_digest: p.digests,
     priority: p.priorities,
     max_attempts: p.maxAttempts,
     timeout_seconds: p.timeouts,
@@ -174,7 +177,6 @@ type WithInput = LedgerTables & { input: RowOf<ReturnType<typeof inputRows>> };
 const timingColumns = ["cron", "time_zone", "starts_at", "ends_at", "enabled"] as const;
 const plainColumns = [
   "target_type",
-  "payload",
   "priority",
   "max_attempts",
   "timeout_seconds",
@@ -184,6 +186,8 @@ const plainColumns = [
   "jitter_seconds",
 ] as const;
 const comparedColumns = [...timingColumns, ...plainColumns, "target", "catch_up", "overlap", "tags", "catalogue"];
+/** Compared as one: by the digest where there is one. */
+const payloadColumns = ["payload", "payload_digest"] as const;
 
 // Whoever locks several schedules does so by tenant and name, as an insert must: so two calls cannot wait for each
 // other. An insert waits for another session's insert of the same name, and then compares with that.
@@ -236,6 +240,8 @@ const sync = writing("sync_schedules", syncParameters, (db, p, schema) =>
 
 function upserted(qb: QueryCreator<WithInput>, p: SyncPlaceholders, schema: string) {
   const excluded = (column: string) => sql.ref(`excluded.${column}`);
+  const payloadOf = (row: string) => sql`coalesce(${sql.ref(`${row}.payload_digest`)}, ${sql.ref(`${row}.payload`)})`;
+  const otherPayload = sql<boolean>`${payloadOf("job_schedules")} is distinct from ${payloadOf("excluded")}`;
   const changed = (columns: readonly string[]) =>
     sql<boolean>`(${sql.join(columns.map((column) => sql.ref(`job_schedules.${column}`)))})
       is distinct from (${sql.join(columns.map(excluded))})`;
@@ -250,6 +256,7 @@ function upserted(qb: QueryCreator<WithInput>, p: SyncPlaceholders, schema: stri
     .columns([
       ...timingColumns,
       ...plainColumns,
+      ...payloadColumns,
       "id",
       "name",
       "organization_id",
@@ -268,6 +275,7 @@ function upserted(qb: QueryCreator<WithInput>, p: SyncPlaceholders, schema: stri
         .select([
           ...timingColumns.map((column) => `i.${column}` as const),
           ...plainColumns.map((column) => `i.${column}` as const),
+          ...payloadColumns.map((column) => `i.${column}` as const),
           "i.id",
           "i.name",
           "i.organization_id",
@@ -286,7 +294,7 @@ function upserted(qb: QueryCreator<WithInput>, p: SyncPlaceholders, schema: stri
       conflict
         .columns(["tenant", "name"])
         .doUpdateSet(() => ({
-          ...Object.fromEntries(comparedColumns.map((column) => [column, excluded(column)])),
+          ...Object.fromEntries([...comparedColumns, ...payloadColumns].map((column) => [column, excluded(column)])),
           intended_at: next,
           due_at: next,
           failed_at: null,
@@ -295,7 +303,7 @@ function upserted(qb: QueryCreator<WithInput>, p: SyncPlaceholders, schema: stri
           error_message: null,
           updated_at: sql<Date>`now()`,
         }))
-        .where(changed(comparedColumns)),
+        .where(sql<boolean>`(${changed(comparedColumns)} or ${otherPayload})`),
     )
     .returning("name");
 }

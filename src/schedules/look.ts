@@ -1,9 +1,7 @@
 /** Which schedules are due, by the database's clock, and which of these are ours to fire. */
 import { type RawBuilder, sql } from "kysely";
-import type { JsonValue } from "../database/column-types.ts";
 import { toDate, toDateOrNull, toNumber, toNumberOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { fromJson } from "../database/json.ts";
 import { reading, writing } from "../database/statement.ts";
 import type { DueSchedule } from "./plan.ts";
 import { decodeCatchUp, decodeOverlap } from "./words.ts";
@@ -26,7 +24,8 @@ export interface Look {
 export interface StoredTarget {
   readonly target: "JOB" | "WORKFLOW";
   readonly type: string;
-  readonly payload: JsonValue;
+  /** The text of the stored form. */
+  readonly payload: string;
   readonly priority: number | null;
   readonly maxAttempts: number | null;
   readonly timeoutSeconds: number | null;
@@ -207,7 +206,7 @@ export function targetOf(row: TargetRow): StoredTarget {
   return {
     target: row.target,
     type: row.target_type,
-    payload: fromJson(row.payload),
+    payload: row.payload,
     priority: row.priority,
     maxAttempts: row.max_attempts,
     timeoutSeconds: row.timeout_seconds,

@@ -1,9 +1,12 @@
 /** From a definition to the values that are stored: checked before anything is sent. */
 import { newId } from "../database/ids.ts";
-import { type JsonText, toJson } from "../database/json.ts";
+import type { JsonText, StoredJson } from "../database/json.ts";
 import type { ScheduleCatchUp, ScheduleOverlap, ScheduleTarget as TargetWord } from "../database/tables.generated.ts";
+import type { ValueRules } from "../database/values/rules.ts";
+import { remembered } from "../database/values/sameness.ts";
+import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
-import { parsed } from "../jobs/definition.ts";
+import { type JobRequest, parsed } from "../jobs/definition.ts";
 import {
   type JobSettings,
   prepareJobs,
@@ -34,7 +37,9 @@ export interface PreparedSchedule extends Timetable {
 interface PreparedTarget {
   readonly kind: TargetWord;
   readonly type: string;
-  readonly payload: JsonText;
+  readonly payload: StoredJson;
+  /** What an encoded payload is compared by: encoding the same value twice gives two texts. */
+  readonly digest: StoredJson | null;
   readonly settings: JobSettings;
   readonly tags: string | null;
   readonly deadlineSeconds: number | null;
@@ -44,12 +49,15 @@ const DEFAULTS = { backfillLimit: 100, graceSeconds: 60, jitterSeconds: 0 } as c
 const MAX_BACKFILL = 1000;
 
 /**
- * Sorted as they are locked, by tenant and name. Throws `input.invalid`, `payload.not_json`, `payload.invalid`, `schedule.cron_invalid`,
+ * Sorted as they are locked, by tenant and name. Throws `input.invalid`, `payload.*`, `schedule.cron_invalid`,
  * `schedule.time_zone_invalid`.
  */
-export async function prepareSchedules(definitions: readonly ScheduleDefinition[]): Promise<PreparedSchedule[]> {
+export async function prepareSchedules(
+  rules: ValueRules,
+  definitions: readonly ScheduleDefinition[],
+): Promise<PreparedSchedule[]> {
   const schedules: PreparedSchedule[] = [];
-  for (const definition of definitions) schedules.push(await prepared(definition));
+  for (const definition of definitions) schedules.push(await prepared(rules, definition));
   const sorted = schedules.sort((a, b) => compared(keyOf(a), keyOf(b)));
   const twice = sorted.find((schedule, place) => keyOf(schedule) === keyOf(sorted[place - 1] ?? { name: "" }));
   if (twice) throw new LedgerError("input.invalid", { message: `The schedule ${twice.name} is defined twice.` });
@@ -64,7 +72,7 @@ function compared(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-async function prepared({ name, timing, target }: ScheduleDefinition): Promise<PreparedSchedule> {
+async function prepared(rules: ValueRules, { name, timing, target }: ScheduleDefinition): Promise<PreparedSchedule> {
   const at = `${validName(name, "name")}: `;
   const { catchUp = "once", overlap = "allow", enabled = true } = timing;
   if (typeof enabled !== "boolean")
@@ -74,7 +82,7 @@ async function prepared({ name, timing, target }: ScheduleDefinition): Promise<P
     id: newId(),
     name,
     organizationId: validOrganization(timing.organizationId, `${at}organizationId`),
-    target: await preparedTarget(target, at),
+    target: await preparedTarget(rules, target, at),
     catchUp: encoded(catchUps, catchUp, `${at}catchUp`),
     overlap: encoded(overlaps, overlap, `${at}overlap`),
     backfillLimit: validInteger(timing.backfillLimit, `${at}backfillLimit`, 1, MAX_BACKFILL) ?? DEFAULTS.backfillLimit,
@@ -102,28 +110,40 @@ function timeOf(value: unknown, argument: string): Date | null {
   return value === undefined ? null : new Date(validTime(value, argument));
 }
 
-async function preparedTarget(target: ScheduleDefinition["target"], at: string): Promise<PreparedTarget> {
-  return target.kind === "job" ? preparedJob(target.request) : preparedRun(target, at);
+async function preparedTarget(
+  rules: ValueRules,
+  target: ScheduleDefinition["target"],
+  at: string,
+): Promise<PreparedTarget> {
+  return target.kind === "job" ? preparedJob(rules, target.request, at) : preparedRun(rules, target, at);
 }
 
-async function preparedJob(request: Parameters<typeof prepareJobs>[0][number]): Promise<PreparedTarget> {
-  const [job] = await prepareJobs([request]);
+async function preparedJob(rules: ValueRules, request: JobRequest, at: string): Promise<PreparedTarget> {
+  const [job] = await prepareJobs(rules, [request]);
   if (job === undefined) throw new LedgerError("input.invalid");
   const { type, payload, settings, tags } = job;
-  return { kind: "JOB", type, payload, settings, tags, deadlineSeconds: null };
+  const digest = await digestOf(rules, valueText(rules, request.payload, `${at}payload`));
+  return { kind: "JOB", type, payload, digest, settings, tags, deadlineSeconds: null };
 }
 
 async function preparedRun(
+  rules: ValueRules,
   { type, input, schema, deadlineSeconds }: Extract<ScheduleDefinition["target"], { kind: "workflow" }>,
   at: string,
 ): Promise<PreparedTarget> {
   if (schema !== undefined) await parsed(schema, input);
+  const text = valueText(rules, input, `${at}input`);
   return {
     kind: "WORKFLOW",
     type: validName(type, `${at}workflow`),
-    payload: toJson(input, `${at}input`),
+    payload: await storedValue(rules, "payload", text),
+    digest: await digestOf(rules, text),
     settings: { priority: null, maxAttempts: null, timeoutSeconds: null },
     tags: null,
     deadlineSeconds: validDuration(deadlineSeconds, `${at}deadlineSeconds`),
   };
+}
+
+async function digestOf(rules: ValueRules, text: JsonText): Promise<StoredJson | null> {
+  return rules.codec === null ? null : (await remembered(rules, [text]))(0).stored;
 }

@@ -3,10 +3,10 @@ import { type QueryCreator, sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
 import { toDate, toDateOrNull, toNumber, toNumberOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { fromJson } from "../database/json.ts";
 import type { Scope } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 import { validInteger, validName } from "../jobs/request.ts";
 import { ofTenants, tenantParameters, tenantsOf } from "./scope.ts";
@@ -70,7 +70,7 @@ export interface ScheduleFire {
   readonly runId: string | null;
 }
 
-export interface ListSchedulesOptions {
+export interface ListSchedulesOptions extends ReadOptions {
   readonly scope: Scope;
   /** Where an earlier page ended: its `next`. Default: from the beginning. */
   readonly after?: string;
@@ -95,14 +95,24 @@ export interface FiresPage {
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 10_000;
 
-/** One round trip. Throws `schedule.not_found`, `schedule.ambiguous`, `scope.required`, `input.invalid`. */
-export async function getSchedule(executor: Executor, name: string, scope: Scope): Promise<Schedule> {
-  return decoded(await found(executor, name, scope));
+/**
+ * One round trip. Throws `schedule.not_found`, `schedule.ambiguous`, `scope.required`, `input.invalid`, `payload.undecodable`,
+ * `payload.codec_unavailable`.
+ */
+export async function getSchedule(
+  executor: Executor,
+  name: string,
+  scope: Scope,
+  options: ReadOptions = {},
+): Promise<Schedule> {
+  const row = await found(executor, name, scope);
+  const payload = await shownValues(executor.settings.values, "payload", [row.payload], options);
+  return decoded(row, payload(0));
 }
 
 /**
  * The schedules in pages: one that is added or removed meanwhile neither shifts the others nor makes one come twice.
- * One round trip. Throws `scope.required`, `input.invalid`.
+ * One round trip. Throws `scope.required`, `input.invalid`, `payload.undecodable`, `payload.codec_unavailable`.
  */
 export async function listSchedules(executor: Executor, options: ListSchedulesOptions): Promise<SchedulesPage> {
   const tenants = tenantsOf(options.scope);
@@ -111,14 +121,20 @@ export async function listSchedules(executor: Executor, options: ListSchedulesOp
   const rows = await list.execute(executor, { ...tenants, afterTenant, afterName, limit: limit + 1 });
   const shown = rows.slice(0, limit);
   const last = shown[limit - 1];
+  const texts = shown.map(({ payload }) => payload);
+  const payloads = await shownValues(executor.settings.values, "payload", texts, options);
   return {
-    schedules: shown.map(decoded),
+    schedules: shown.map((row, place) => decoded(row, payloads(place))),
     next: rows.length > limit && last !== undefined ? `${last.tenant}/${last.name}` : null,
   };
 }
 
 /** What became of a schedule's ticks, in pages. Two round trips. Throws as `getSchedule`. */
-export async function listFires(executor: Executor, name: string, options: ListSchedulesOptions): Promise<FiresPage> {
+export async function listFires(
+  executor: Executor,
+  name: string,
+  options: Omit<ListSchedulesOptions, "values">,
+): Promise<FiresPage> {
   const limit = validInteger(options.limit, "limit", 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
   const before = options.after === undefined ? "infinity" : validCursor(options.after);
   const { id } = await found(executor, name, options.scope);
@@ -219,7 +235,7 @@ const fires = reading("list_schedule_fires", { id: "uuid", before: "timestamptz"
     .limit(p.limit),
 );
 
-function decoded(row: Awaited<ReturnType<typeof get.execute>>[number]): Schedule {
+function decoded(row: Awaited<ReturnType<typeof get.execute>>[number], payload: JsonValue): Schedule {
   return {
     name: row.name,
     organizationId: row.organization_id,
@@ -227,7 +243,7 @@ function decoded(row: Awaited<ReturnType<typeof get.execute>>[number]): Schedule
     timeZone: row.time_zone,
     target: row.target === "JOB" ? "job" : "workflow",
     type: row.target_type,
-    payload: fromJson(row.payload),
+    payload,
     priority: row.priority,
     maxAttempts: row.max_attempts,
     timeoutSeconds: row.timeout_seconds,

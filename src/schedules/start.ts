@@ -1,5 +1,7 @@
 /** Starts the jobs and runs of ticks, through the functions that everybody enqueues with. */
+import type { JsonValue } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
+import { readValues } from "../database/values/read.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
 import type { JobRequest } from "../jobs/definition.ts";
 import { enqueueJobs } from "../jobs/enqueue.ts";
@@ -32,7 +34,7 @@ export interface Started {
 
 /**
  * Enqueues the jobs and runs of all firings, which answers come in the order of. One round trip for jobs and one for
- * runs, where there are any. Throws what enqueueing does, `schedule.workflow_unknown`, `schedule.build_failed`.
+ * runs, where there are any. Throws what enqueueing does, `payload.undecodable`, `payload.codec_unavailable`, `schedule.workflow_unknown`, `schedule.build_failed`.
  */
 export async function startAll(
   executor: Executor,
@@ -44,10 +46,11 @@ export async function startAll(
   const ofRuns = firings.filter(({ schedule }) => schedule.target === "WORKFLOW");
   const definitions = new Map(options.workflows?.map((workflow) => [workflow.type, workflow]));
   const requests: RunRequest[] = [];
-  for (const firing of ofRuns) requests.push(await runRequest(firing, definitions));
+  const payloadOf = await payloadsOf(executor, firings);
+  for (const firing of ofRuns) requests.push(await runRequest(firing, payloadOf(firing), definitions));
   const jobs = await enqueueJobs(
     executor,
-    ofJobs.map((firing) => jobRequest(firing, now)),
+    ofJobs.map((firing) => jobRequest(firing, payloadOf(firing), now)),
     { strict: options.strict ?? false },
   );
   const runs = await enqueueRuns(executor, requests);
@@ -60,8 +63,16 @@ export async function startAll(
   }));
 }
 
-function jobRequest({ schedule, intendedAt }: Firing, now: Date): JobRequest {
-  const { type, payload, organizationId, priority, maxAttempts, timeoutSeconds, tags, name } = schedule;
+/** The payload of each, or the error of one that does not decode. */
+async function payloadsOf({ settings }: Executor, firings: readonly Firing[]): Promise<(firing: Firing) => JsonValue> {
+  const texts = firings.map(({ schedule }) => schedule.payload);
+  const { at } = await readValues(settings.values, "payload", texts);
+  const places = new Map(firings.map((firing, place) => [firing, place]));
+  return (firing) => at(places.get(firing) ?? -1);
+}
+
+function jobRequest({ schedule, intendedAt }: Firing, payload: JsonValue, now: Date): JobRequest {
+  const { type, organizationId, priority, maxAttempts, timeoutSeconds, tags, name } = schedule;
   const delay = jitterOf(schedule);
   return {
     type,
@@ -78,9 +89,10 @@ function jobRequest({ schedule, intendedAt }: Firing, now: Date): JobRequest {
 
 async function runRequest(
   { schedule, intendedAt }: Firing,
+  payload: JsonValue,
   definitions: ReadonlyMap<string, AnyWorkflowDefinition>,
 ): Promise<RunRequest> {
-  const { type, payload, organizationId, deadlineSeconds, name } = schedule;
+  const { type, organizationId, deadlineSeconds, name } = schedule;
   const definition = definitions.get(type);
   if (definition === undefined) throw new LedgerError("schedule.workflow_unknown", { details: { type } });
   const options = { organizationId, ...(deadlineSeconds === null ? {} : { deadlineSeconds }) };
