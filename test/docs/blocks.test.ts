@@ -86,6 +86,7 @@ const tsconfig = {
       "runledger/worker": ["../src/worker/index.ts"],
       "runledger/migrations": ["../db/index.ts"],
       "runledger/testing": ["../src/testing/index.ts"],
+      "runledger/testing/setup": ["../src/testing/setup.ts"],
     },
   },
   include: ["*.ts"],
