@@ -8,8 +8,11 @@ export type RoleKind = "enqueuer" | "worker" | "reader" | "admin";
 
 export const roleKinds: readonly RoleKind[] = ["enqueuer", "worker", "reader", "admin"];
 
-/** How a row tells whose it is: by its organization, or by the row that it hangs on. Null: it is nobody's in particular. */
-export type Tenancy = "organization" | { readonly through: Parent; readonly column: string } | null;
+/**
+ * How a row tells whose it is: by its organization, by its tenant where that is a column, or by the row that it hangs
+ * on. Null: it is nobody's in particular.
+ */
+export type Tenancy = "organization" | "tenant" | { readonly through: Parent; readonly column: string } | null;
 
 export type Parent = "job" | "run" | "schedule";
 
@@ -56,8 +59,8 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_attempts: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_events: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_logs: { tenancy: ofJob, grants: { enqueuer: read, worker: append, reader: read, admin: all } },
-  job_idempotency_keys: { tenancy: "organization", grants: { enqueuer: append, worker: append, admin: all } },
-  job_schedules: { tenancy: "organization", grants: { worker: change, reader: read, admin: all } },
+  job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: append, worker: append, admin: all } },
+  job_schedules: { tenancy: "tenant", grants: { worker: change, reader: read, admin: all } },
   job_schedule_fires: {
     tenancy: { through: "schedule", column: "schedule_id" },
     grants: { worker: append, reader: read, admin: all },
@@ -91,7 +94,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
     grants: { enqueuer: append, worker: append, reader: read, admin: all },
     guardedRun: "run_id",
   },
-  workflow_idempotency_keys: { tenancy: "organization", grants: { enqueuer: append, worker: append, admin: all } },
+  workflow_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: append, worker: append, admin: all } },
   schema_migrations: { tenancy: null, grants: {} },
   schema_migrations_lock: { tenancy: null, grants: {} },
 };

@@ -41,9 +41,10 @@ beforeAll(async () => {
       select gen_random_uuid(), 'w' || n % 3, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
         'WAITING_FOR_EXTERNAL', 2, 0, 2, 0 from generate_series(1, 25000) n;
     insert into runledger.workflow_steps (run_id, id, step_key, kind, status, organization_id, pending_count,
-        unsatisfied_count, dependent_count, open_since)
-      select r.id, gen_random_uuid(), 's' || n, 'EXTERNAL', 'WAITING_FOR_EXTERNAL', r.organization_id, 0, 0, 0, now()
-      from runledger.workflow_runs r, generate_series(1, 2) n;
+        unsatisfied_count, dependent_count, open_since, ended_at)
+      select r.id, gen_random_uuid(), 's' || n, 'EXTERNAL', (case when open then 'WAITING_FOR_EXTERNAL' else 'SUCCEEDED' end)::runledger.step_status,
+        r.organization_id, 0, 0, 0, case when open then now() end, case when not open then now() end
+      from runledger.workflow_runs r, generate_series(1, 2) n, lateral (select get_byte(uuid_send(r.id), 15) < 13 as open) o;
     insert into runledger.workflow_step_dependencies (run_id, prerequisite_id, step_id, kind)
       select a.run_id, a.id, b.id, 'ON_SUCCESS' from runledger.workflow_steps a join runledger.workflow_steps b using (run_id)
       where a.step_key = 's1' and b.step_key = 's2'`);
@@ -84,7 +85,7 @@ function scansOf(plan: PlanNode | null | undefined): string[] {
   if (plan === null || plan === undefined) return ["refused"];
   const own = `${plan["Node Type"]} ${plan["Index Name"] ?? plan["Relation Name"] ?? ""} ${plan["Index Cond"] ?? ""}`;
   const below = (plan.Plans ?? []).flatMap(scansOf);
-  return [...(plan["Relation Name"] === undefined ? [] : [own]), ...below].sort();
+  return [...(own.endsWith("  ") ? [] : [own]), ...below].sort();
 }
 
 /** Tables that are read from end to end. */
@@ -119,3 +120,15 @@ test.each(["enqueuer", "reader", "admin"] as const)(
     expect(worse).toEqual([]);
   },
 );
+
+test("a tenant's look-ups and lists go by the index that is made for them", async () => {
+  const plans = await plansOf(logins.as("enqueuer").pool);
+  const expected = {
+    find_keyed_jobs: /job_idempotency_keys_pkey \(.*\(tenant = /,
+    list_open_gates: /workflow_steps_open_gates \(.*ROW\(run_id, id\) > /,
+    get_job: /job_queue_pkey \(id = /,
+  };
+  for (const [name, index] of Object.entries(expected)) {
+    expect([name, scansOf(plans.get(name)).join("\n")]).toEqual([name, expect.stringMatching(index)]);
+  }
+});
