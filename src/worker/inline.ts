@@ -8,12 +8,10 @@ import { Heart } from "./heart.ts";
 import { Loop } from "./loop.ts";
 import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
 import { reapOnce } from "./reaper.ts";
+import { fireSchedulesOnce } from "./schedules.ts";
 import { Settler } from "./settler.ts";
 import { Slots } from "./slots.ts";
 import { fireTimersOnce } from "./timers.ts";
-
-/** What every worker does from time to time besides running jobs; each tells by events what came of it. */
-const sweeps = [reapOnce, fireTimersOnce];
 
 /**
  * The parts of a worker, driven by hand: claims, attempts, heartbeats and the storing of outcomes are those of
@@ -57,9 +55,12 @@ export class InlineWorker {
     await this.#toTheEnd(() => this.#claims.take([job], leaseEndsAt));
   }
 
-  /** Settles expired leases and fires timers, one batch of each. */
+  /** What a worker does from time to time besides running jobs: settles expired leases, fires timers and schedules. One batch of each. */
   async sweep(): Promise<void> {
-    for (const sweep of sweeps) await sweep(this.#settings.ledger, this.#emit, Number.POSITIVE_INFINITY);
+    const { ledger, workflows } = this.#settings;
+    await reapOnce(ledger, this.#emit, Number.POSITIVE_INFINITY);
+    await fireTimersOnce(ledger, this.#emit, Number.POSITIVE_INFINITY);
+    await fireSchedulesOnce(ledger, workflows, this.#emit, Number.POSITIVE_INFINITY);
   }
 
   async #toTheEnd(begin: () => Promise<unknown>): Promise<void> {

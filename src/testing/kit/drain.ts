@@ -1,6 +1,6 @@
 /** Draining: runs what is due, and what becomes due by that, until nothing is. */
 import { sql } from "kysely";
-import type { JobStatus } from "../../index.ts";
+import type { AnyWorkflowDefinition, JobStatus, LedgerError } from "../../index.ts";
 import type { Handler } from "../../worker/index.ts";
 import { InlineWorker } from "../../worker/inline.ts";
 import { advance } from "./advance.ts";
@@ -11,6 +11,8 @@ import { type AttemptOutcome, type FailedAttempt, Tally } from "./tally.ts";
 export interface DrainOptions {
   /** Jobs of other types are left. */
   readonly handlers: readonly Handler[];
+  /** The workflows that schedules may start. Default: none. */
+  readonly workflows?: readonly AnyWorkflowDefinition[];
   /**
    * Whether time advances to when the next job of a handled type is due, such as a retry after its backoff, until there is none. Gates and
    * deadlines that come due on the way fire. Default false: what is due later is left.
@@ -28,6 +30,8 @@ export interface Drained extends Readonly<Record<AttemptOutcome, number>> {
   readonly failures: readonly FailedAttempt[];
   /** Jobs that have not ended: due later, of other types, paused, or under another worker's lease. */
   readonly left: readonly LeftJob[];
+  /** Why timers, schedules or expired leases could not be dealt with. */
+  readonly setAside: readonly LedgerError[];
 }
 
 export interface LeftJob {
@@ -41,11 +45,12 @@ export interface LeftJob {
 const DEFAULT_MAX_JOBS = 1000;
 
 export async function drain(parts: KitParts, options: DrainOptions): Promise<Drained> {
-  const { includeFuture = false, maxJobs = DEFAULT_MAX_JOBS, concurrency = 1 } = options;
+  const { includeFuture = false, maxJobs = DEFAULT_MAX_JOBS, concurrency = 1, workflows = [] } = options;
   const tally = new Tally();
   const handlers = options.handlers.map((handler) => tally.watched(handler));
   const { ledger } = parts;
-  const worker = new InlineWorker({ ledger, handlers, concurrency, workerId: WORKER_ID, onEvent: tally.onEvent });
+  const { onEvent } = tally;
+  const worker = new InlineWorker({ ledger, handlers, workflows, concurrency, workerId: WORKER_ID, onEvent });
   for (;;) {
     const before = tally.progress;
     await worker.sweep();
@@ -54,7 +59,8 @@ export async function drain(parts: KitParts, options: DrainOptions): Promise<Dra
     const wasIdle = tally.progress === before;
     if (wasIdle && !(includeFuture && (await advanceToNext(parts, typesOf(handlers))))) break;
   }
-  return { ...tally.counts, failures: tally.failures, left: await leftJobs(parts) };
+  const { counts, failures, setAside } = tally;
+  return { ...counts, failures, setAside, left: await leftJobs(parts) };
 }
 
 function endless(maxJobs: number, { counts, failures }: Tally): string {

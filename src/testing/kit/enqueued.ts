@@ -1,6 +1,14 @@
 /** Which jobs were enqueued: what a test asks for most. */
 import { sql } from "kysely";
-import { type AnyJobDefinition, type InputOf, type JobStatus, type JsonValue, parsed, typed } from "../../index.ts";
+import {
+  type AnyJobDefinition,
+  type InputOf,
+  type JobStatus,
+  type JsonValue,
+  type Ledger,
+  parsed,
+  typed,
+} from "../../index.ts";
 import { differences } from "./contains.ts";
 import { type KitParts, tablesOf } from "./tables.ts";
 
@@ -57,7 +65,7 @@ export interface LookedAt<Payload> {
   readonly reasons: readonly string[];
 }
 
-/** The jobs of a type in the order they were enqueued, each with what speaks against it. One round trip. */
+/** The jobs of a type in the order they were enqueued, each with what speaks against it. One round trip, without a codec. */
 export async function lookAt<J extends TestedJob>(
   parts: KitParts,
   job: J | undefined,
@@ -98,21 +106,29 @@ async function jobsOf({ db, ledger }: KitParts, type: string | undefined): Promi
     ])
     .orderBy("j.id")
     .execute();
-  return rows.map((row) => ({
-    id: row.id,
-    runNumber: row.run_number,
-    type: row.type,
-    status: row.status,
-    payload: JSON.parse(row.payload),
-    organizationId: row.organization_id,
-    tags: row.tags ?? [],
-    priority: row.priority,
-    runAt: new Date(row.run_at),
-    attempt: row.attempt,
-    maxAttempts: row.max_attempts,
-    workflowRunId: row.workflow_run_id,
-    enqueuedAt: new Date(row.enqueued_at),
-  }));
+  return Promise.all(
+    rows.map(async (row) => ({
+      id: row.id,
+      runNumber: row.run_number,
+      type: row.type,
+      status: row.status,
+      payload: await payloadOf(ledger, row),
+      organizationId: row.organization_id,
+      tags: row.tags ?? [],
+      priority: row.priority,
+      runAt: new Date(row.run_at),
+      attempt: row.attempt,
+      maxAttempts: row.max_attempts,
+      workflowRunId: row.workflow_run_id,
+      enqueuedAt: new Date(row.enqueued_at),
+    })),
+  );
+}
+
+/** What the ledger's codec has encoded only the ledger can read: one round trip for each such job. */
+async function payloadOf({ jobs }: Ledger, { id, payload }: { readonly id: string; readonly payload: string }) {
+  if (!payload.includes('"$runledger"')) return JSON.parse(payload);
+  return (await jobs.get(id, { admin: true }, { values: "revealed" })).payload;
 }
 
 /** As a number: whatever the service has told its driver to make of a timestamp. */

@@ -27,7 +27,7 @@ export class EnqueuedJobs {
 
   /**
    * The jobs that were enqueued, in that order: of a definition with its typed payload, of a type, or all. Without
-   * `statuses` those that have not ended. One round trip.
+   * `statuses` those that have not ended. One round trip, and where values are encoded one for each job.
    *
    * ```ts
    * const [receipt] = await kit.enqueued(sendReceipt, { payload: { orderId: "o-1" }, tags: ["eu"] });
@@ -84,7 +84,7 @@ export class TestKit<DB> extends EnqueuedJobs {
 
   /** The same questions inside a transaction that has not ended. */
   in(trx: Transaction<DB>): EnqueuedJobs {
-    return new EnqueuedJobs({ db: trx, ledger: this.ledger });
+    return new EnqueuedJobs({ db: trx, ledger: this.ledger.in(trx) });
   }
 
   /**
@@ -101,8 +101,8 @@ export class TestKit<DB> extends EnqueuedJobs {
   }
 
   /**
-   * Runs all jobs that are due, and those that they enqueue or release, until none is due; gates that are past their time, deadlines and
-   * expired leases are dealt with as by a worker. A handler that fails does not stop it. Throws when there are
+   * Runs all jobs that are due, and those that they enqueue or release, until none is due; gates that are past their time, deadlines,
+   * expired leases and schedules are dealt with as by a worker. A handler that fails does not stop it. Throws when there are
    * more than `maxJobs` attempts.
    *
    * ```ts
@@ -115,7 +115,8 @@ export class TestKit<DB> extends EnqueuedJobs {
 
   /**
    * Lets time pass for the ledger: every time in its tables becomes so much older, those that are due as well as history and leases. Times in
-   * payloads, in ids and in the service's own tables stay. No worker should be at work meanwhile.
+   * payloads, in ids and in the service's own tables stay. The clock that cron expressions are about stays, too: advance by whole
+   * periods of a schedule where the number of its ticks matters. No worker should be at work meanwhile.
    *
    * ```ts
    * await kit.advance({ hours: 2 });

@@ -46,7 +46,7 @@ export async function runJob(parts: KitParts, jobId: string, options: RunJobOpti
   if (outcome === undefined) throw new Error(`No outcome of the job ${jobId} was seen.`);
   const error = failures[0]?.error;
   if (options.rethrow && failures.length > 0) throw error ?? new Error(`The job ${jobId} ended as ${outcome}.`);
-  const job = await ledger.jobs.get(jobId, { admin: true });
+  const job = await ledger.jobs.get(jobId, { admin: true }, REVEALED);
   const output = job.workflowRunId === null ? job.output : await stepOutput(ledger, job.workflowRunId, jobId);
   return { outcome, status: job.status, output, failure: failures[0]?.failure ?? null, error, runAt: job.runAt };
 }
@@ -58,8 +58,11 @@ export function typesOf(handlers: readonly Handler[]): string[] {
   return [...handlers.map(({ type }) => type), CHILD_RUN_JOB];
 }
 
+/** A test wants to see what there is. */
+const REVEALED = { values: "revealed" } as const;
+
 async function stepOutput({ runs }: Ledger, runId: string, jobId: string): Promise<JsonValue | null> {
-  const { steps } = await runs.get(runId, { admin: true });
+  const { steps } = await runs.get(runId, { admin: true }, REVEALED);
   return steps.find((step) => step.jobId === jobId)?.output ?? null;
 }
 

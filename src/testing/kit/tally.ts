@@ -1,11 +1,20 @@
 /** What came of the attempts of a worker, from its events, with what the handlers threw. */
-import type { Failure } from "../../index.ts";
+import { type Failure, isLedgerError, type LedgerError } from "../../index.ts";
 import type { AttemptView, Handler, WorkerEvent } from "../../worker/index.ts";
 
 /** How an attempt can end, by the names of the worker's events. */
 export type AttemptOutcome = Exclude<Extract<WorkerEvent, { readonly job: AttemptView }>["type"], "started">;
 
 const none: Readonly<Record<AttemptOutcome, number>> = { succeeded: 0, retried: 0, failed: 0, canceled: 0, lost: 0 };
+
+/** What a sweep can come to, besides having to leave something. */
+const steps: ReadonlySet<WorkerEvent["type"]> = new Set([
+  "reaped",
+  "gate_expired",
+  "deadline_exceeded",
+  "schedule_fired",
+  "schedule_skipped",
+]);
 
 /** An attempt that ended otherwise than by success. */
 export interface FailedAttempt {
@@ -24,7 +33,9 @@ export class Tally {
   readonly failures: FailedAttempt[] = [];
   /** The last attempt's. */
   outcome: AttemptOutcome | undefined;
-  /** Attempts that ended, and timers and expired leases that were dealt with: while it grows there may be more to do. */
+  /** Why a lease, timer or schedule could not be dealt with. */
+  readonly setAside: LedgerError[] = [];
+  /** Attempts that ended, and leases, timers and schedules that were dealt with: while it grows there may be more to do. */
   progress = 0;
   readonly #thrown = new Map<string, unknown>();
 
@@ -33,8 +44,9 @@ export class Tally {
   }
 
   readonly onEvent = (event: WorkerEvent): void => {
-    if (event.type === "gate_expired" || event.type === "deadline_exceeded" || event.type === "reaped") {
-      this.progress += 1;
+    if (steps.has(event.type)) this.progress += 1;
+    if (event.type.endsWith("set_aside") && "error" in event && isLedgerError(event.error)) {
+      this.setAside.push(event.error);
     }
     if (!("job" in event) || event.type === "started") return;
     this.progress += 1;

@@ -130,8 +130,10 @@ test("spans that make no sense are refused", async () => {
 /** One that fires every hour: each of its times is another one's after a shift by hours. */
 async function fillSchedules<DB>(db: Kysely<DB>): Promise<void> {
   await sql`
-    insert into runledger.job_schedules (id, name, cron, target, target_type, payload, due_at)
-    values ('0190a5f0-7b1c-7e3a-9f00-0123456789ab', 'hourly', '0 * * * *', 'JOB', 'remind', '{}', now())`.execute(db);
+    insert into runledger.job_schedules (id, name, cron, target, target_type, payload, due_at, intended_at)
+    values ('0190a5f0-7b1c-7e3a-9f00-0123456789ab', 'hourly', '0 * * * *', 'JOB', 'remind', '{}', now(), now())`.execute(
+    db,
+  );
   await sql`
     insert into runledger.job_schedule_fires (schedule_id, intended_at)
     select '0190a5f0-7b1c-7e3a-9f00-0123456789ab', date_trunc('hour', now()) + make_interval(hours => n)

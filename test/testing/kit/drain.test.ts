@@ -1,6 +1,6 @@
 /** Draining until nothing is due. */
 import { beforeEach, describe, expect, test } from "@jest/globals";
-import { defineJob, defineWorkflow, typed } from "../../../src/index.ts";
+import { defineJob, defineSchedule, defineWorkflow, typed } from "../../../src/index.ts";
 import { handle } from "../../../src/worker/index.ts";
 import { everywhere, newKit } from "./kits.ts";
 
@@ -40,6 +40,7 @@ test("runs what is due in the order of claims, one after the other", async () =>
     lost: 0,
     failures: [],
     left: [],
+    setAside: [],
   });
   expect(seen).toEqual([2, -2, 3, -3, 1, -1]);
 });
@@ -138,6 +139,39 @@ test("gates and deadlines past their time fire, and expired leases are settled",
   expect(await ledger.runs.getStatus(id, everywhere)).toMatchObject({ status: "SUCCEEDED" });
   expect(await ledger.runs.getStatus(late.id, everywhere)).toMatchObject({ status: "CANCELED" });
   expect(await ledger.jobs.get(job.id, everywhere)).toMatchObject({ status: "SUCCEEDED", attempt: 2 });
+});
+
+test("schedules fire, those of workflows when these are given", async () => {
+  const { ledger } = kit;
+  const nightly = defineWorkflow("nightly", {
+    input: typed<number>(),
+    build: (graph, n) => graph.job("double", double, n),
+  });
+  await ledger.schedules.sync([
+    defineSchedule("daily-job", { cron: "0 4 * * *", job: double, payload: 1 }),
+    defineSchedule("daily-run", { cron: "0 4 * * *", workflow: nightly, input: 2 }),
+  ]);
+  expect(await kit.drain({ handlers })).toMatchObject({ succeeded: 0 });
+
+  await kit.advance({ days: 1 });
+  expect(await kit.drain({ handlers })).toMatchObject({ succeeded: 1, setAside: [] });
+  expect(await kit.drain({ handlers, workflows: [nightly] })).toMatchObject({ succeeded: 1, left: [] });
+  await kit.advance({ days: 1 });
+  expect(await kit.drain({ handlers, workflows: [nightly] })).toMatchObject({ succeeded: 2, left: [] });
+});
+
+test("what a sweep cannot deal with is said", async () => {
+  const { ledger } = kit;
+  const moody = defineWorkflow("moody", {
+    build() {
+      throw new Error("not today");
+    },
+  });
+  await ledger.schedules.sync([defineSchedule("moody", { cron: "0 4 * * *", workflow: moody, input: null })]);
+  await kit.advance({ days: 1 });
+
+  const { setAside } = await kit.drain({ handlers, workflows: [moody] });
+  expect(setAside).toMatchObject([{ code: "schedule.build_failed" }]);
 });
 
 test("a handler that enqueues its own job is stopped with a clear error", async () => {

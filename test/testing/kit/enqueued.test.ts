@@ -2,7 +2,7 @@
 import { AssertionError } from "node:assert";
 import { beforeEach, describe, expect, test } from "@jest/globals";
 import { CamelCasePlugin } from "kysely";
-import { defineJob, type JsonValue, typed } from "../../../src/index.ts";
+import { aesGcmCodec, defineJob, type JsonValue, typed } from "../../../src/index.ts";
 import { handle } from "../../../src/worker/index.ts";
 import { someOrganization } from "../../runs/fixtures.ts";
 import { newKit, orderInput } from "./kits.ts";
@@ -129,6 +129,20 @@ test("a transaction that is open is asked for what only it sees", async () => {
     expect(await kit.in(trx).enqueued(receipt)).toHaveLength(1);
   });
   await kit.expectEnqueued(receipt, { orderId: "o-1" });
+});
+
+test("values are seen as they were given, encoded or redacted", async () => {
+  const codec = aesGcmCodec({ keys: { k1: new Uint8Array(32) }, current: "k1" });
+  const sealed = await newKit({ ledger: { values: { codec, redact: ["orderId"] } } });
+  await sealed.db.transaction().execute(async (trx) => {
+    await sealed.ledger.in(trx).jobs.enqueue(receipt, { orderId: "o-1" });
+    await sealed.in(trx).expectEnqueued(receipt, { orderId: "o-1" });
+  });
+
+  const [job] = await sealed.enqueued(receipt);
+  expect(job?.payload).toEqual({ orderId: "o-1" });
+  const echo = handle(receipt, ({ payload }) => payload);
+  expect(await sealed.run(job?.id ?? "", { handlers: [echo] })).toMatchObject({ output: { orderId: "o-1" } });
 });
 
 test("payloads are typed by the definition", () => {
