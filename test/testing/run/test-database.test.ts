@@ -19,7 +19,7 @@ interface ShopTables {
 
 const ROOT = resolve(import.meta.dirname, "../../..");
 const LOADER = pathToFileURL(join(ROOT, "node_modules/tsx/dist/loader.mjs")).href;
-const TIMEOUT = 60_000;
+const TIMEOUT = 120_000;
 
 const observer = new pg.Client({ connectionString: testServer() });
 let server: PostgresServer;
