@@ -52,6 +52,12 @@ export function scheduleFeatures(schema: string): SchemaMigration {
         sql`
         create index job_schedules_due on ${name("job_schedules")} (due_at, id)
         where due_at is not null`,
+        // A name is looked up in one tenant or in all of them, a list walks through a tenant.
+        sql`
+        alter table ${name("job_schedules")}
+          drop constraint job_schedules_name_key,
+          add constraint job_schedules_name_key unique (name, tenant)`,
+        sql`create index job_schedules_by_tenant on ${name("job_schedules")} (tenant, name)`,
         sql`
         alter table ${name("job_schedule_fires")}
           add column outcome ${name("schedule_fire_outcome")} not null default 'FIRED',
@@ -69,6 +75,11 @@ export function scheduleFeatures(schema: string): SchemaMigration {
         sql`
         alter table ${name("job_schedule_fires")}
           drop constraint job_schedule_fires_target, drop column outcome`,
+        sql`drop index ${name("job_schedules_by_tenant")}`,
+        sql`
+        alter table ${name("job_schedules")}
+          drop constraint job_schedules_name_key,
+          add constraint job_schedules_name_key unique (tenant, name)`,
         sql`drop index ${name("job_schedules_due")}`,
         sql`
         alter table ${name("job_schedules")}

@@ -54,12 +54,14 @@ export type JobScheduleOptions<D extends AnyJobDefinition | string> = ScheduleTi
   ScheduledJobSettings & {
     readonly job: D;
     readonly payload: D extends AnyJobDefinition ? InputOf<D> : unknown;
+    readonly workflow?: never;
   };
 
 export type WorkflowScheduleOptions<Input> = ScheduleTiming &
   ScheduledRunSettings & {
     readonly workflow: WorkflowDefinition<string, Input, unknown>;
     readonly input: NoInfer<Input>;
+    readonly job?: never;
   };
 
 /** A schedule: what `ledger.schedules.sync` takes. */
@@ -103,7 +105,11 @@ export function defineSchedule(
   name: string,
   options: JobScheduleOptions<AnyJobDefinition | string> | WorkflowScheduleOptions<unknown>,
 ): ScheduleDefinition {
-  return Object.freeze({ name, timing: options, target: "job" in options ? jobTarget(options) : runTarget(options) });
+  return Object.freeze({
+    name,
+    timing: options,
+    target: options.workflow === undefined ? jobTarget(options) : runTarget(options),
+  });
 }
 
 function jobTarget(options: JobScheduleOptions<AnyJobDefinition | string>): ScheduleTarget {

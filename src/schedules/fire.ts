@@ -4,13 +4,13 @@ import { inHalves } from "../database/halves.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import type { LedgerError } from "../errors.ts";
 import { validInteger } from "../jobs/request.ts";
-import { type HeldSchedule, holdDue, lookAtSchedules, type ScheduleName } from "./look.ts";
+import { type HeldSchedule, holdDue, lookAtSchedules, MOST_DUE, type ScheduleName } from "./look.ts";
 import { type Plan, plan } from "./plan.ts";
 import { type FireRecord, putOff, recordFires, type SetAside } from "./record.ts";
 import { type Started, type StartOptions, startAll } from "./start.ts";
 
 export interface FireDueOptions extends StartOptions {
-  /** At most this many schedules, 1 to 1000. Default 100. */
+  /** At most this many schedules, 1 to 100. Default 100. */
   readonly limit?: number;
 }
 
@@ -44,8 +44,6 @@ export interface FiredSchedules {
   readonly nextInMs: number | null;
 }
 
-const DEFAULT_LIMIT = 100;
-const MAX_LIMIT = 1000;
 /** Of one call. What a backfill has beyond it stays due. */
 const MAX_FIRES = 10_000;
 
@@ -56,7 +54,7 @@ const MAX_FIRES = 10_000;
  * call. Throws `db.*` when the database is gone, `input.invalid`, `schedule.fire_unsupported_isolation`.
  */
 export async function fireDue(executor: Executor, options: FireDueOptions = {}): Promise<FiredSchedules> {
-  const limit = validInteger(options.limit, "limit", 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
+  const limit = validInteger(options.limit, "limit", 1, MOST_DUE) ?? MOST_DUE;
   await requireReadCommitted(executor, "schedule.fire_unsupported_isolation");
   const known = options.workflows?.map(({ type }) => type) ?? [];
   const { due, next } = await lookAtSchedules(executor, limit, known);

@@ -48,8 +48,7 @@ export interface Held {
  * trip, no locks.
  */
 export async function lookAtSchedules(executor: Executor, limit: number, workflows: readonly string[]): Promise<Look> {
-  // One row more than the limit says that more is due, and since when.
-  const rows = await look.execute(executor, { rows: limit + 1, workflows });
+  const rows = await look.execute(executor, { workflows });
   const due = rows.filter(({ is_due }) => is_due);
   const next = due[limit] ?? rows.find(({ is_due }) => !is_due);
   const at = toDateOrNull(next?.due_at);
@@ -65,15 +64,20 @@ export async function holdDue(executor: Executor, ids: readonly string[]): Promi
   return { schedules: rows.map(decode), now: toDate(rows[0]?.now ?? new Date(0)) };
 }
 
+/** The most that one look shows. */
+export const MOST_DUE = 100;
+
 /** Stable within a statement, unlike clock_timestamp(), so that an index serves; and not as old as the caller's transaction. */
 const asked = sql<Date>`statement_timestamp()`;
 
+/** A case, because of a plain condition a planner without statistics thinks that hardly a row fits. */
 function known(workflows: RawBuilder<readonly string[]>) {
-  return sql<boolean>`(c.target = 'JOB' or c.target_type = any(${workflows}))`;
+  return sql<boolean>`case when c.target = 'JOB' then true else c.target_type = any(${workflows}) end`;
 }
 
-// Both branches walk along the index that holds nothing but schedules with a next tick.
-const look = reading("look_at_schedules", { rows: "int4", workflows: "text[]" }, (db, p) => {
+// Both branches walk along the index that holds nothing but schedules with a next tick. The limit is a constant: of one
+// that it does not know, the planner thinks that it is a tenth of all. One row more says that more is due, and since when.
+const look = reading("look_at_schedules", { workflows: "text[]" }, (db, p) => {
   const shown = (isDue: boolean) =>
     [
       "c.id",
@@ -92,7 +96,7 @@ const look = reading("look_at_schedules", { rows: "int4", workflows: "text[]" },
         .select(shown(true))
         .orderBy("c.due_at")
         .orderBy("c.id")
-        .limit(p.rows),
+        .limit(sql.lit(MOST_DUE + 1)),
     )
     .with("later", (qb) =>
       qb
@@ -112,7 +116,8 @@ const look = reading("look_at_schedules", { rows: "int4", workflows: "text[]" },
 });
 
 // The row decides whether it is still due, after the lock: who fired it meanwhile has moved its time on. Whoever
-// fires or changes a schedule holds its row, so nobody adds fires of it meanwhile.
+// fires or changes a schedule holds its row, so nobody adds fires of it meanwhile. The rows are found by their ids, and so
+// are what they started: EXISTS might be answered by reading all live jobs and runs at once.
 const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
   db
     .with(
@@ -121,7 +126,7 @@ const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
         qb
           .selectFrom("job_schedules as c")
           .where(sql<boolean>`c.id = any(${p.ids})`)
-          .where("c.due_at", "<=", asked)
+          .where(sql<boolean>`coalesce(c.due_at <= ${asked}, false)`)
           .selectAll("c")
           .orderBy("c.due_at")
           .orderBy("c.id")
@@ -153,11 +158,8 @@ const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
       sql<string>`c.payload::text`.as("payload"),
       sql<Date>`clock_timestamp()`.as("now"),
       sql<boolean>`c.overlap <> 'ALLOW' and (
-        exists (select from ${sql.id(schema, "job_queue")} as live where live.id = c.last_job_id)
-        or exists (
-          select from ${sql.id(schema, "workflow_runs")} as live
-          where live.id = c.last_run_id and live.ended_at is null
-        )
+        coalesce((select true from ${sql.id(schema, "job_queue")} as live where live.id = c.last_job_id), false)
+        or coalesce((select ended_at is null from ${sql.id(schema, "workflow_runs")} as r where r.id = c.last_run_id), false)
       )`.as("busy"),
       // As text: a driver that parses timestamps otherwise has a parser of arrays of them, too.
       sql<string[]>`array(

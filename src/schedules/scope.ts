@@ -5,7 +5,7 @@ import { type Scope, scopeArguments } from "../database/scope.ts";
 /** Parameters of every scoped statement on schedules. */
 export const tenantParameters = { firstTenant: "text", lastTenant: "text" } as const;
 
-interface TenantRange {
+export interface TenantRange {
   readonly firstTenant: string;
   readonly lastTenant: string;
 }

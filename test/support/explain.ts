@@ -10,13 +10,14 @@ export interface Plan {
   readonly buffers: number;
 }
 
-/** The plan of the call's first statement, by a prepared plan for any values, or by one for these. */
+/** The plan of the call's first statement that has the marker in it, by a prepared plan for any values, or by one for these. */
 export async function planOf(
   database: TestDatabase,
   planCacheMode: "force_generic_plan" | "force_custom_plan",
   call: (ledger: Ledger) => Promise<unknown>,
+  marker = "/* runledger:",
 ): Promise<Plan> {
-  const { sql, parameters } = await firstSent(database, call);
+  const { sql, parameters } = await firstSent(database, call, marker);
   const client = await database.connect();
   await client.query(`set plan_cache_mode = ${planCacheMode}`);
   await client.query(`prepare explained as ${sql}`);
@@ -37,7 +38,11 @@ interface Sent {
   readonly parameters: readonly unknown[];
 }
 
-async function firstSent({ pool }: TestDatabase, call: (ledger: Ledger) => Promise<unknown>): Promise<Sent> {
+async function firstSent(
+  { pool }: TestDatabase,
+  call: (ledger: Ledger) => Promise<unknown>,
+  marker: string,
+): Promise<Sent> {
   const sent: Sent[] = [];
   const db = new Kysely<unknown>({
     dialect: new PostgresDialect({ pool }),
@@ -46,13 +51,15 @@ async function firstSent({ pool }: TestDatabase, call: (ledger: Ledger) => Promi
     },
   });
   await call(createLedger({ db }));
-  const [first] = sent;
+  const first = sent.find(({ sql }) => sql.includes(marker));
   if (first === undefined) throw new Error("nothing was sent");
   return first;
 }
 
 function literal(value: unknown): string {
-  return value === null ? "null" : pg.escapeLiteral(String(value));
+  if (value === null) return "null";
+  if (Array.isArray(value)) return pg.escapeLiteral(`{${value.map((element) => JSON.stringify(element)).join(",")}}`);
+  return pg.escapeLiteral(String(value));
 }
 
 interface PlanNode {
