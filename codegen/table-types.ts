@@ -66,13 +66,14 @@ function selectType(type: string): string {
 
 /**
  * PostgreSQL says of every view column that it may be null. The view `jobs` shows live and ended jobs as
- * they are, so what neither table may leave out is there.
+ * they are, so what neither table may leave out is there; `job_dead_letters` shows dead ones, which have failed.
  */
 function withKnownViewColumns(metadata: DatabaseMetadata): DatabaseMetadata {
   const [live, ended] = ["job_queue", "job_ledger"].map((table) => requiredColumns(metadata, table));
   const always: Readonly<Record<string, (column: string) => boolean>> = {
     jobs: (column) => live?.has(column) === true && ended?.has(column) === true,
-    job_timeline: (column) => ["job_id", "run_number", "at", "event"].includes(column),
+    job_dead_letters: (column) => ended?.has(column) === true || column === "failure_kind",
+    job_timeline: (column) => ["job_id", "run_number", "at", "event", "place"].includes(column),
   };
   for (const table of metadata.tables) {
     for (const column of table.columns) {

@@ -1,5 +1,6 @@
 /** runledger: durable jobs and workflow runs in the PostgreSQL that a service already has. */
 export type { JsonArray, JsonObject, JsonPrimitive, JsonValue } from "./database/column-types.ts";
+export type { Counts, CountsByType } from "./database/counts.ts";
 export type { ListenConnection, ListenSource, NotificationHandler } from "./database/listener.ts";
 export { DEFAULT_SCHEMA } from "./database/schema.ts";
 export type { Scope } from "./database/scope.ts";
@@ -28,6 +29,7 @@ export {
 export type { CanceledJob, CancelJobOptions } from "./jobs/cancel.ts";
 export type { SyncedDefinitions, SyncOptions } from "./jobs/catalogue.ts";
 export type { ClaimedJob, ClaimOptions } from "./jobs/claim.ts";
+export type { JobCounts } from "./jobs/counts.ts";
 export {
   type AnyJobDefinition,
   type BackoffPolicy,
@@ -55,10 +57,12 @@ export {
   type Jobs,
   type Ledger,
   type LedgerOptions,
+  type Maintenance,
   type Runs,
   type Schedules,
   type Steps,
 } from "./ledger.ts";
+export type { Compacted, CompactOptions } from "./retention/compact.ts";
 export type { AppendRequest } from "./runs/additions.ts";
 export type { AppendedSteps, AppendOptions } from "./runs/append.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";
@@ -70,6 +74,7 @@ export type {
   LiveRunStatus,
 } from "./runs/cancel-many.ts";
 export type { AdvancedChild } from "./runs/child.ts";
+export type { RunCounts } from "./runs/counts.ts";
 export { type DefineWorkflowOptions, defineWorkflow } from "./runs/definition.ts";
 export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
 export {

@@ -20,6 +20,7 @@ import { LedgerError } from "./errors.ts";
 import { type CanceledJob, type CancelJobOptions, cancelJob } from "./jobs/cancel.ts";
 import { type SyncedDefinitions, type SyncOptions, setPaused, syncDefinitions } from "./jobs/catalogue.ts";
 import { type ClaimedJob, type ClaimOptions, claimJobs } from "./jobs/claim.ts";
+import { countJobs, type JobCounts } from "./jobs/counts.ts";
 import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/definition.ts";
 import { enqueueJobs } from "./jobs/enqueue.ts";
 import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
@@ -36,10 +37,12 @@ import {
   reportProgress,
   saveCheckpoint,
 } from "./jobs/running.ts";
+import { type Compacted, type CompactOptions, compactCounts } from "./retention/compact.ts";
 import { type AppendedSteps, type AppendOptions, appendSteps } from "./runs/append.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
 import { type CanceledRuns, type CancelManyOptions, cancelManyRuns } from "./runs/cancel-many.ts";
 import { type AdvancedChild, advanceChild } from "./runs/child.ts";
+import { countRuns, type RunCounts } from "./runs/counts.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
 import { type HandleOptions, type ResultType, RunHandle } from "./runs/handle.ts";
 import type { RunOptions } from "./runs/prepare.ts";
@@ -131,6 +134,7 @@ export class Ledger<DB = AnyDatabase> {
   readonly runs: Runs;
   readonly steps: Steps;
   readonly schedules: Schedules;
+  readonly maintenance: Maintenance;
   readonly #executor: Executor;
   readonly #listener: Listener | null;
 
@@ -142,6 +146,7 @@ export class Ledger<DB = AnyDatabase> {
     this.runs = new Runs(executor, listener);
     this.steps = new Steps(executor);
     this.schedules = new Schedules(executor);
+    this.maintenance = new Maintenance(executor);
   }
 
   /** The schema that holds the ledger's tables. */
@@ -293,6 +298,11 @@ class Jobs<DB = AnyDatabase> {
     return getJob(this.#executor, jobId, scope, options);
   }
 
+  /** How many there are, by type and status. */
+  counts(scope: Scope): Promise<JobCounts> {
+    return countJobs(this.#executor, scope);
+  }
+
   /** Brings the definitions in the database in step with those in code. */
   sync(definitions: readonly AnyJobDefinition[], options?: SyncOptions): Promise<SyncedDefinitions> {
     return syncDefinitions(this.#executor, definitions, options);
@@ -386,6 +396,11 @@ class Runs {
   /** Starts a new run that does again the named steps of this one and all that comes after them. */
   rerun(runId: string, options: RerunOptions): Promise<EnqueuedRun> {
     return rerunRun(this.#executor, runId, options);
+  }
+
+  /** How many there are, by type and status. */
+  counts(scope: Scope): Promise<RunCounts> {
+    return countRuns(this.#executor, scope);
   }
 
   /** Status and counters. */
@@ -493,4 +508,18 @@ class Schedules {
   }
 }
 
-export type { Jobs, Runs, Schedules, Steps };
+/** Keeping: what a worker that maintains does by itself. See each function for its round trips and errors. */
+class Maintenance {
+  readonly #executor: Executor;
+
+  constructor(executor: Executor) {
+    this.#executor = executor;
+  }
+
+  /** Folds the changes of the kept counts. */
+  compactCounts(options?: CompactOptions): Promise<Compacted> {
+    return compactCounts(this.#executor, options);
+  }
+}
+
+export type { Jobs, Maintenance, Runs, Schedules, Steps };

@@ -40,6 +40,26 @@ export interface JobAttempts {
   worker_id: string | null;
 }
 
+export interface JobDeadLetters {
+  attempt: number;
+  checkpoint: JsonColumn | null;
+  ended_at: TimestampColumn;
+  enqueued_at: TimestampColumn;
+  error_code: string | null;
+  error_message: string | null;
+  failure_kind: FailureKind;
+  id: string;
+  max_attempts: number;
+  organization_id: string | null;
+  payload: JsonColumn;
+  priority: number;
+  run_number: number;
+  tags: string[] | null;
+  type: string;
+  workflow_run_id: string | null;
+  workflow_step_id: string | null;
+}
+
 export interface JobDefinitions {
   backoff_factor: Generated<number>;
   backoff_initial_seconds: Generated<number>;
@@ -233,7 +253,25 @@ export interface JobTimeline {
   event: string;
   job_id: string;
   message: string | null;
+  place: number;
   run_number: number;
+}
+
+export interface StatusCountDeltas {
+  delta: BigIntColumn;
+  organization_id: string | null;
+  status: string;
+  subject: string;
+  type: string;
+}
+
+export interface StatusCounts {
+  count: BigIntColumn;
+  organization_id: string | null;
+  status: string;
+  subject: string;
+  tenant: GeneratedAlways<string>;
+  type: string;
 }
 
 export interface WorkflowIdempotencyKeys {
@@ -325,6 +363,7 @@ export interface WorkflowSteps {
 
 export interface DB {
   job_attempts: JobAttempts;
+  job_dead_letters: JobDeadLetters;
   job_definitions: JobDefinitions;
   job_events: JobEvents;
   job_idempotency_keys: JobIdempotencyKeys;
@@ -335,6 +374,8 @@ export interface DB {
   job_schedules: JobSchedules;
   job_timeline: JobTimeline;
   jobs: Jobs;
+  status_count_deltas: StatusCountDeltas;
+  status_counts: StatusCounts;
   workflow_idempotency_keys: WorkflowIdempotencyKeys;
   workflow_run_mutations: WorkflowRunMutations;
   workflow_runs: WorkflowRuns;

@@ -27,6 +27,8 @@ export const invariants = {
   released_step_too_early: "A step that was released, or runs, has no prerequisite pending or unsatisfied.",
   job_key_without_job: "Every idempotency key of jobs names a job that exists.",
   run_key_without_run: "Every idempotency key of runs names a run that exists.",
+  job_count: "The kept count of jobs by type, organization and status is their number.",
+  run_count: "The kept count of runs by type, organization and status is their number.",
 } as const;
 
 export type InvariantName = keyof typeof invariants;
@@ -36,7 +38,7 @@ export interface Violation {
   readonly name: InvariantName;
   /** How many rows break it. */
   readonly count: number;
-  /** The ids of some of them: jobs, runs or steps, or the ids that keys name. */
+  /** The ids of some of them: jobs, runs or steps, or the ids that keys name; of counts the types. */
   readonly examples: readonly string[];
 }
 
@@ -165,5 +167,30 @@ function brokenRows(table: (name: string) => RawBuilder<unknown>): Record<Invari
     run_key_without_run: sql`
       select k.run_id as id from ${table("workflow_idempotency_keys")} as k
       where not exists (select from ${table("workflow_runs")} as r where r.id = k.run_id)`,
+    job_count: miscounted(
+      table,
+      "job",
+      sql`
+      select type, organization_id, case when status in ('PENDING', 'LEASED') then 'LIVE' else status::text end as status
+      from ${table("jobs")}`,
+    ),
+    run_count: miscounted(
+      table,
+      "run",
+      sql`select type, organization_id, status::text as status from ${table("workflow_runs")}`,
+    ),
   };
+}
+
+/** What is kept is taken away from what is there: nothing is left. */
+function miscounted(table: (name: string) => RawBuilder<unknown>, subject: "job" | "run", rows: RawBuilder<unknown>) {
+  return sql`
+      select type as id from (
+        select type, organization_id, status, 1 as more from (${rows}) as found
+        union all
+        select type, organization_id, status, -count from ${table("status_counts")} where subject = ${sql.lit(subject)}
+        union all
+        select type, organization_id, status, -delta from ${table("status_count_deltas")} where subject = ${sql.lit(subject)}
+      ) as every
+      group by type, organization_id, status having sum(more) <> 0`;
 }

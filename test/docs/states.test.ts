@@ -169,6 +169,14 @@ const quiet = [
 ];
 
 const readers = new Set([
+  "jobs.counts",
+  "jobs.deadLetters",
+  "jobs.list",
+  "jobs.logs",
+  "jobs.timeline",
+  "runs.counts",
+  "runs.list",
+  "runs.timeline",
   "runs.get",
   "runs.getResult",
   "runs.getStatus",

@@ -143,7 +143,9 @@ test("the view job_timeline tells the whole story of a job", async () => {
   const third = await claimedOne(ledger, "story", "third-worker");
   expect(await storyOf(lease.jobId)).toEqual([
     ["enqueued", 1, null, null, null],
+    ["leased", 1, 1, "worker", null],
     ["attempt_failed", 1, 1, "worker", "first"],
+    ["leased", 1, 2, "second-worker", null],
     ["attempt_failed", 1, 2, "second-worker", "job.lease_expired"],
     ["leased", 1, 3, "third-worker", null],
   ]);
@@ -152,8 +154,11 @@ test("the view job_timeline tells the whole story of a job", async () => {
 
   expect(await storyOf(lease.jobId)).toEqual([
     ["enqueued", 1, null, null, null],
+    ["leased", 1, 1, "worker", null],
     ["attempt_failed", 1, 1, "worker", "first"],
+    ["leased", 1, 2, "second-worker", null],
     ["attempt_failed", 1, 2, "second-worker", "job.lease_expired"],
+    ["leased", 1, 3, "third-worker", null],
     ["succeeded", 1, 3, "third-worker", null],
   ]);
 });
@@ -170,6 +175,7 @@ test("the timeline of a cancelled and of a step's job ends as they did", async (
   expect((await storyOf(id)).map(([event]) => event)).toEqual(["enqueued", "canceled"]);
   expect((await storyOf(step.lease.jobId)).map(([event]) => event)).toEqual([
     "enqueued",
+    "leased",
     "attempt_failed",
     "dead_lettered",
   ]);
@@ -228,7 +234,7 @@ async function requeue(id: string): Promise<void> {
 
 async function storyOf(id: string) {
   const { rows } = await database.pool.query(
-    "select event, run_number, attempt, actor, code from runledger.job_timeline where job_id = $1 order by at, attempt nulls first",
+    "select event, run_number, attempt, actor, code from runledger.job_timeline where job_id = $1 order by run_number, at, place",
     [id],
   );
   return rows.map(({ event, run_number, attempt, actor, code }) => [event, run_number, attempt, actor, code]);

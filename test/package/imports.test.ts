@@ -15,8 +15,9 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   steps: ["jobs", "locks", "database", "errors"],
   runs: ["steps", "jobs", "locks", "database", "errors"],
   schedules: ["runs", "steps", "jobs", "locks", "database", "errors"],
-  ledger: ["schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
-  index: ["ledger", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
+  retention: ["runs", "steps", "jobs", "locks", "database", "errors"],
+  ledger: ["retention", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
+  index: ["ledger", "retention", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
   db: ["database", "errors"],
   // These stand on what a user has, too.
   worker: ["index"],

@@ -77,6 +77,8 @@ const sabotage: Record<InvariantName, readonly string[]> = {
   released_step_too_early: [`update runledger.workflow_steps set status = 'ENQUEUED' where ${step("blocked")}`],
   job_key_without_job: ["delete from runledger.job_queue where type = 'keyed'"],
   run_key_without_run: [`update runledger.workflow_idempotency_keys set run_id = '${unknownId}'`],
+  job_count: ["update runledger.status_count_deltas set delta = delta + 1 where type = 'keyed'"],
+  run_count: ["delete from runledger.status_count_deltas where subject = 'run' and type like 'workflow-%'"],
 };
 
 afterEach(() => expectInvariants(database));
@@ -98,7 +100,9 @@ test.each(Object.entries(sabotage))("%s is named when it is broken", async (name
 
     const violation = violations.find((found) => found.name === name);
     expect(violation?.count).toBeGreaterThan(0);
-    expect(violation?.examples).toEqual(expect.arrayContaining([expect.stringMatching(/^[0-9a-f-]{36}$/)]));
+    // Of counts, the types.
+    const example = ["job_count", "run_count"].includes(name) ? /^(keyed|workflow-\d+)$/ : /^[0-9a-f-]{36}$/;
+    expect(violation?.examples).toEqual(expect.arrayContaining([expect.stringMatching(example)]));
   });
 });
 
