@@ -74,6 +74,7 @@ function withKnownViewColumns(metadata: DatabaseMetadata): DatabaseMetadata {
     jobs: (column) => live?.has(column) === true && ended?.has(column) === true,
     job_dead_letters: (column) => ended?.has(column) === true || column === "failure_kind",
     job_timeline: (column) => ["job_id", "run_number", "at", "event", "place"].includes(column),
+    workflow_timeline: (column) => ["run_id", "at", "event", "place"].includes(column),
   };
   for (const table of metadata.tables) {
     for (const column of table.columns) {

@@ -48,10 +48,13 @@ export {
 } from "./jobs/definition.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 export type { Lease } from "./jobs/lease.ts";
+export type { JobsPage, ListedJob, ListJobsOptions } from "./jobs/list.ts";
+export type { JobLog, JobLogsPage, LogsOptions } from "./jobs/logs.ts";
 export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
-export type { Job } from "./jobs/read.ts";
-export type { Heartbeat, LogLine, Progress } from "./jobs/running.ts";
+export type { Job, JobSummary } from "./jobs/read.ts";
+export type { Heartbeat, LogLevel, LogLine, Progress } from "./jobs/running.ts";
 export type { ScheduleTick } from "./jobs/tick.ts";
+export type { JobEvent } from "./jobs/timeline.ts";
 export {
   createLedger,
   type Jobs,
@@ -89,6 +92,7 @@ export {
   WorkflowBuilder,
 } from "./runs/graph.ts";
 export type { HandleOptions, ResultType, RunHandle } from "./runs/handle.ts";
+export type { ListedRun, ListRunsOptions, RunsPage } from "./runs/list.ts";
 export type { RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { RecoverRunOptions, RerunOptions } from "./runs/recover.ts";
@@ -108,6 +112,7 @@ export {
   type StepSpec,
   type WorkflowDefinition,
 } from "./runs/spec.ts";
+export type { RunEvent, RunTimelineOptions } from "./runs/timeline.ts";
 export type { ExpiredGate, FiredTimers, FireTimersOptions, SetAsideTimer } from "./runs/timers.ts";
 export type { SyncedSchedules, SyncSchedulesOptions } from "./schedules/catalogue.ts";
 export {

@@ -25,6 +25,8 @@ import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/d
 import { enqueueJobs } from "./jobs/enqueue.ts";
 import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 import type { Lease } from "./jobs/lease.ts";
+import { type JobsPage, type ListJobsOptions, listJobs } from "./jobs/list.ts";
+import { type JobLogsPage, jobLogs, type LogsOptions } from "./jobs/logs.ts";
 import type { Failure, SettledJob, SettleResult } from "./jobs/outcome.ts";
 import { getJob, type Job } from "./jobs/read.ts";
 import {
@@ -37,6 +39,7 @@ import {
   reportProgress,
   saveCheckpoint,
 } from "./jobs/running.ts";
+import { type JobEvent, jobTimeline } from "./jobs/timeline.ts";
 import { type Compacted, type CompactOptions, compactCounts } from "./retention/compact.ts";
 import { type AppendedSteps, type AppendOptions, appendSteps } from "./runs/append.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
@@ -45,6 +48,7 @@ import { type AdvancedChild, advanceChild } from "./runs/child.ts";
 import { countRuns, type RunCounts } from "./runs/counts.ts";
 import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
 import { type HandleOptions, type ResultType, RunHandle } from "./runs/handle.ts";
+import { type ListRunsOptions, listRuns, type RunsPage } from "./runs/list.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";
 import { type RecoverRunOptions, type RerunOptions, recoverRun, rerunRun } from "./runs/recover.ts";
@@ -53,6 +57,7 @@ import { getResult, type ResultOptions } from "./runs/result.ts";
 import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts";
 import { completeJob, completeJobWith, failJob, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
+import { type RunEvent, type RunTimelineOptions, runTimeline } from "./runs/timeline.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
 import {
   type SyncedSchedules,
@@ -298,6 +303,26 @@ class Jobs<DB = AnyDatabase> {
     return getJob(this.#executor, jobId, scope, options);
   }
 
+  /** In pages, the newest first. */
+  list(options: ListJobsOptions): Promise<JobsPage> {
+    return listJobs(this.#executor, options);
+  }
+
+  /** Those whose attempts are used up and that nobody has put back, in pages, the newest first. */
+  deadLetters(options: Omit<ListJobsOptions, "status">): Promise<JobsPage> {
+    return listJobs(this.#executor, { ...options, status: "DEAD_LETTERED" });
+  }
+
+  /** What has happened to a job. */
+  timeline(jobId: string, scope: Scope): Promise<JobEvent[]> {
+    return jobTimeline(this.#executor, jobId, scope);
+  }
+
+  /** What handlers logged, in pages, the oldest first. */
+  logs(jobId: string, scope: Scope, options?: LogsOptions): Promise<JobLogsPage> {
+    return jobLogs(this.#executor, jobId, scope, options);
+  }
+
   /** How many there are, by type and status. */
   counts(scope: Scope): Promise<JobCounts> {
     return countJobs(this.#executor, scope);
@@ -396,6 +421,16 @@ class Runs {
   /** Starts a new run that does again the named steps of this one and all that comes after them. */
   rerun(runId: string, options: RerunOptions): Promise<EnqueuedRun> {
     return rerunRun(this.#executor, runId, options);
+  }
+
+  /** In pages, the newest first. */
+  list(options: ListRunsOptions): Promise<RunsPage> {
+    return listRuns(this.#executor, options);
+  }
+
+  /** What has happened to a run and its steps. */
+  timeline(runId: string, scope: Scope, options?: RunTimelineOptions): Promise<RunEvent[]> {
+    return runTimeline(this.#executor, runId, scope, options);
   }
 
   /** How many there are, by type and status. */

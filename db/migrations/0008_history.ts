@@ -15,10 +15,12 @@ export function history(schema: string): SchemaMigration {
         deadLettersView(name),
         sql`drop view ${name("job_timeline")}`,
         timelineView(name),
+        runTimelineView(name),
       ]);
     },
     async down(db) {
       await runAll(db, [
+        sql`drop view ${name("workflow_timeline")}`,
         sql`drop view ${name("job_timeline")}`,
         timelineViewBefore(name),
         sql`drop view ${name("job_dead_letters")}`,
@@ -212,13 +214,14 @@ const indexNames = [
   "job_ledger_by_organization",
   "workflow_runs_by_type",
   "workflow_runs_by_organization",
+  "workflow_runs_unsuccessful",
   "job_idempotency_keys_by_job",
   "job_idempotency_keys_expiring",
   "workflow_idempotency_keys_by_run",
   "workflow_idempotency_keys_expiring",
 ] as const;
 
-/** Walked along by lists, and looked into by retention. No column of them changes. */
+/** Walked along by lists, and looked into by retention. Only a run's status changes, not with each of its steps. */
 function indexes(name: QualifiedName) {
   return [
     sql`create index job_ledger_by_type on ${name("job_ledger")} (type, id)`,
@@ -229,6 +232,9 @@ function indexes(name: QualifiedName) {
     sql`
     create index workflow_runs_by_organization on ${name("workflow_runs")} (organization_id, id)
     where organization_id is not null`,
+    sql`
+    create index workflow_runs_unsuccessful on ${name("workflow_runs")} (status, id)
+    where status in ('COMPLETED_WITH_ERRORS', 'CANCELED')`,
     sql`create index job_idempotency_keys_by_job on ${name("job_idempotency_keys")} (job_id)`,
     sql`create index workflow_idempotency_keys_by_run on ${name("workflow_idempotency_keys")} (run_id)`,
     ...(["job", "workflow"] as const).map(
@@ -256,7 +262,7 @@ function deadLettersView(name: QualifiedName) {
 
 /**
  * Each run of a job from its row; each attempt from where it ended, or is under way; and what no row says from the
- * events. \`place\` orders what has the same time.
+ * events. `place` orders what has the same time.
  */
 function timelineView(name: QualifiedName) {
   return sql`
@@ -294,6 +300,41 @@ function timelineView(name: QualifiedName) {
         lower(l.status::text), l.attempt, l.worker_id, l.error_code,
         coalesce(l.error_message, l.canceled_reason), null, 5
       from ${name("job_ledger")} as l`;
+}
+
+/** A run's own story and its steps', without their jobs'. A step under lease is looked up, row by row, in the queue. */
+function runTimelineView(name: QualifiedName) {
+  return sql`
+    create view ${name("workflow_timeline")} as
+      select id as run_id, created_at as at, 'created' as event, null::text as step_key, null::text as actor,
+        null::text as code, null::text as message, null::jsonb as details, 1 as place
+      from ${name("workflow_runs")}
+      union all
+      select run_id, created_at, mutation, null, null, null, null, jsonb_build_object('key', mutation_key), 4
+      from ${name("workflow_run_mutations")}
+      union all
+      select run_id, released_at, case kind::text when 'EXTERNAL' then 'opened' else 'released' end, step_key,
+        null, null, null, null, 2
+      from ${name("workflow_steps")} where released_at is not null
+      union all
+      select s.run_id, coalesce(s.started_at, leased.at), 'started', s.step_key, leased.worker_id, null, null,
+        case when s.child_run_id is not null then jsonb_build_object('child_run_id', s.child_run_id) end, 3
+      from ${name("workflow_steps")} as s
+      left join lateral (
+        select q.leased_at as at, q.worker_id from ${name("job_queue")} as q
+        where q.id = s.job_id and q.status = 'LEASED' offset 0
+      ) as leased on true
+      where s.started_at is not null or leased.at is not null
+      union all
+      select run_id, ended_at, lower(status::text), step_key, completed_by, error_code,
+        coalesce(error_message, reason), null, 5
+      from ${name("workflow_steps")} where ended_at is not null
+      union all
+      select r.id,
+        -- The last step's end is written by the same statement.
+        greatest(r.ended_at, (select max(s.ended_at) from ${name("workflow_steps")} as s where s.run_id = r.id)),
+        lower(r.status::text), null, null, null, r.canceled_reason, null, 6
+      from ${name("workflow_runs")} as r where r.ended_at is not null`;
 }
 
 function timelineViewBefore(name: QualifiedName) {

@@ -361,6 +361,18 @@ export interface WorkflowSteps {
   unsatisfied_count: number;
 }
 
+export interface WorkflowTimeline {
+  actor: string | null;
+  at: TimestampColumn;
+  code: string | null;
+  details: JsonColumn | null;
+  event: string;
+  message: string | null;
+  place: number;
+  run_id: string;
+  step_key: string | null;
+}
+
 export interface DB {
   job_attempts: JobAttempts;
   job_dead_letters: JobDeadLetters;
@@ -381,4 +393,5 @@ export interface DB {
   workflow_runs: WorkflowRuns;
   workflow_step_dependencies: WorkflowStepDependencies;
   workflow_steps: WorkflowSteps;
+  workflow_timeline: WorkflowTimeline;
 }

@@ -11,8 +11,8 @@ import type { ValueKind } from "../database/values/codec.ts";
 import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 
-/** A job as it stands: its live row, else its latest run. */
-export interface Job {
+/** What a list says of a job. */
+export interface JobSummary {
   readonly id: string;
   readonly runNumber: number;
   readonly type: string;
@@ -29,10 +29,6 @@ export interface Job {
   readonly enqueuedAt: Date;
   readonly endedAt: Date | null;
   readonly progress: { readonly done: number; readonly total: number | null } | null;
-  readonly payload: JsonValue;
-  readonly checkpoint: JsonValue | null;
-  /** Null for a job of a workflow run: its output is the step's. */
-  readonly output: JsonValue | null;
   readonly failureKind: FailureKind | null;
   readonly errorCode: string | null;
   readonly errorMessage: string | null;
@@ -40,6 +36,14 @@ export interface Job {
   readonly workflowRunId: string | null;
   readonly workflowStepId: string | null;
   readonly tags: readonly string[];
+}
+
+/** A job as it stands: its live row, else its latest run. */
+export interface Job extends JobSummary {
+  readonly payload: JsonValue;
+  readonly checkpoint: JsonValue | null;
+  /** Null for a job of a workflow run: its output is the step's. */
+  readonly output: JsonValue | null;
 }
 
 /**
@@ -51,11 +55,12 @@ export async function getJob(executor: Executor, jobId: string, scope: Scope, op
   if (row === undefined) throw new LedgerError("job.not_found");
   const shown = async (kind: ValueKind, text: string | null) =>
     (await shownValues(executor.settings.values, kind, [text], options))(0);
-  return decode(row, {
+  return {
+    ...summaryOf(row),
     payload: await shown("payload", row.payload),
     checkpoint: await shown("checkpoint", row.checkpoint),
     output: await shown("output", row.output),
-  });
+  };
 }
 
 const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
@@ -94,9 +99,9 @@ const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
     ]),
 );
 
-type JobValues = Pick<Job, "payload" | "checkpoint" | "output">;
+type Row = Awaited<ReturnType<typeof get.execute>>[number];
 
-function decode(row: Awaited<ReturnType<typeof get.execute>>[number], values: JobValues): Job {
+export function summaryOf(row: Omit<Row, "payload" | "checkpoint" | "output">): JobSummary {
   const done = toNumberOrNull(row.progress_done);
   return {
     id: row.id,
@@ -115,7 +120,6 @@ function decode(row: Awaited<ReturnType<typeof get.execute>>[number], values: Jo
     enqueuedAt: toDate(row.enqueued_at),
     endedAt: toDateOrNull(row.ended_at),
     progress: done === null ? null : { done, total: toNumberOrNull(row.progress_total) },
-    ...values,
     failureKind: row.failure_kind === null ? null : decodeFailureKind(row.failure_kind),
     errorCode: row.error_code,
     errorMessage: row.error_message,

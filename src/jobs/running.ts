@@ -107,13 +107,16 @@ export async function saveCheckpoint(executor: Executor, lease: Lease, checkpoin
   if (!row?.held) throw leaseLost();
 }
 
+/** From the least to the gravest. */
+export const logLevels = ["debug", "info", "warn", "error"] as const;
+
+export type LogLevel = (typeof logLevels)[number];
+
 export interface LogLine {
-  readonly level: "debug" | "info" | "warn" | "error";
+  readonly level: LogLevel;
   readonly message: string;
   readonly fields?: unknown;
 }
-
-const levels = ["debug", "info", "warn", "error"];
 
 /**
  * Appends lines to the job's log. One round trip. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
@@ -121,8 +124,8 @@ const levels = ["debug", "info", "warn", "error"];
  */
 export async function appendLogs(executor: Executor, lease: Lease, lines: readonly LogLine[]): Promise<void> {
   if (lines.length === 0) return;
-  if (!lines.every(({ level }) => levels.includes(level))) {
-    throw new LedgerError("input.invalid", { message: `level must be one of ${levels.join(", ")}.` });
+  if (!lines.every(({ level }) => logLevels.includes(level))) {
+    throw new LedgerError("input.invalid", { message: `level must be one of ${logLevels.join(", ")}.` });
   }
   const { values } = executor.settings;
   const texts = lines.map(({ fields }, place) =>

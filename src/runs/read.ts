@@ -77,10 +77,10 @@ const sourceKinds = ["recover", "rerun"] as const;
 
 export type SourceKind = (typeof sourceKinds)[number];
 
-export interface Run extends RunStatusView {
+/** What a list says of a run. */
+export interface RunSummary extends RunStatusView {
   readonly type: string;
   readonly organizationId: string | null;
-  readonly resultStep: string | null;
   readonly canceledReason: string | null;
   readonly createdAt: Date;
   readonly endedAt: Date | null;
@@ -92,6 +92,10 @@ export interface Run extends RunStatusView {
   /** The ended run that it was made from, and how. */
   readonly sourceRunId: string | null;
   readonly sourceKind: SourceKind | null;
+}
+
+export interface Run extends RunSummary {
+  readonly resultStep: string | null;
   /** In the order of their ids: a graph's in topological order. */
   readonly steps: readonly Step[];
 }
@@ -108,6 +112,16 @@ export async function getRun(executor: Executor, runId: string, scope: Scope, op
   const outputs = rows.map(({ output }) => output);
   const output = await shownValues(executor.settings.values, "output", outputs, options);
   return {
+    ...runSummary(run),
+    resultStep: rows.find(({ id }) => id === run.result_step_id)?.step_key ?? null,
+    steps: rows.map((row, place) => decodeStep(row, output(place))),
+  };
+}
+
+type RunRow = Awaited<ReturnType<typeof status.execute>>[number];
+
+export function runSummary(run: Omit<RunRow, "result_step_id">): RunSummary {
+  return {
     id: run.id,
     type: run.type,
     organizationId: run.organization_id,
@@ -116,7 +130,6 @@ export async function getRun(executor: Executor, runId: string, scope: Scope, op
     openCount: run.open_count,
     waitingCount: run.waiting_count,
     erroredCount: run.errored_count,
-    resultStep: rows.find(({ id }) => id === run.result_step_id)?.step_key ?? null,
     canceledReason: run.canceled_reason,
     createdAt: toDate(run.created_at),
     endedAt: toDateOrNull(run.ended_at),
@@ -125,7 +138,6 @@ export async function getRun(executor: Executor, runId: string, scope: Scope, op
     parentStepId: run.parent_step_id,
     sourceRunId: run.source_run_id,
     sourceKind: sourceKinds.find((kind) => kind === run.source_kind) ?? null,
-    steps: rows.map((row, place) => decodeStep(row, output(place))),
   };
 }
 
@@ -154,6 +166,26 @@ function decodeStep(row: Awaited<ReturnType<typeof steps.execute>>[number], outp
   };
 }
 
+/** Of `workflow_runs as r`: what `runSummary` takes. */
+export const summaryColumns = [
+  "r.id",
+  "r.type",
+  "r.organization_id",
+  "r.status",
+  "r.step_count",
+  "r.open_count",
+  "r.waiting_count",
+  "r.errored_count",
+  "r.canceled_reason",
+  "r.created_at",
+  "r.ended_at",
+  "r.deadline_at",
+  "r.parent_run_id",
+  "r.parent_step_id",
+  "r.source_run_id",
+  "r.source_kind",
+] as const;
+
 const runParameters = { id: "uuid", ...scopeParameters } as const;
 
 const status = reading("get_workflow_run", runParameters, (db, p) =>
@@ -161,25 +193,7 @@ const status = reading("get_workflow_run", runParameters, (db, p) =>
     .selectFrom("workflow_runs as r")
     .where("r.id", "=", p.id)
     .where(inScope("r.organization_id", p))
-    .select([
-      "r.id",
-      "r.type",
-      "r.organization_id",
-      "r.status",
-      "r.step_count",
-      "r.open_count",
-      "r.waiting_count",
-      "r.errored_count",
-      "r.result_step_id",
-      "r.canceled_reason",
-      "r.created_at",
-      "r.ended_at",
-      "r.deadline_at",
-      "r.parent_run_id",
-      "r.parent_step_id",
-      "r.source_run_id",
-      "r.source_kind",
-    ]),
+    .select(["r.result_step_id", ...summaryColumns]),
 );
 
 // A claim does not write the step: it is RUNNING, and has started, while its job is leased.

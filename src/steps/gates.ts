@@ -2,10 +2,10 @@
 import { type SqlBool, sql } from "kysely";
 import { toDate, toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { isUuid, validUuid } from "../database/ids.ts";
+import { validUuid } from "../database/ids.ts";
+import { cursorIds, FIRST_ID, LAST_ID, pageOf } from "../database/page.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
-import { LedgerError } from "../errors.ts";
 import { validInteger, validName } from "../jobs/request.ts";
 
 export interface OpenGatesOptions {
@@ -39,7 +39,6 @@ export interface OpenGatesPage {
 
 const DEFAULT_LIMIT = 100;
 const MAX_LIMIT = 10_000;
-const [FIRST_ID, LAST_ID] = ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"] as const;
 
 /**
  * The gates that are open, in pages: one that opens or closes meanwhile neither shifts the others nor makes one
@@ -50,7 +49,7 @@ export async function listOpenGates(executor: Executor, options: OpenGatesOption
   const runId = options.runId === undefined ? null : validUuid(options.runId, "runId");
   const type = options.type === undefined ? null : validName(options.type, "type");
   const limit = validInteger(options.limit, "limit", 1, MAX_LIMIT) ?? DEFAULT_LIMIT;
-  const [afterRun, afterStep] = positionOf(options.after);
+  const [afterRun = FIRST_ID, afterStep = FIRST_ID] = cursorIds(options.after, 2) ?? [];
   const rows = await page.execute(executor, {
     ...scope,
     type,
@@ -58,25 +57,10 @@ export async function listOpenGates(executor: Executor, options: OpenGatesOption
     lastRun: runId ?? LAST_ID,
     afterRun,
     afterStep,
-    // One more than wanted says that there is a next page.
     limit: limit + 1,
   });
-  const shown = rows.slice(0, limit);
-  const last = shown[limit - 1];
-  return {
-    gates: shown.map(openGate),
-    next: rows.length > limit && last !== undefined ? `${last.run_id}/${last.id}` : null,
-  };
-}
-
-/** Both ids of a cursor. The first of all ids is nobody's. */
-function positionOf(after: unknown): readonly [string, string] {
-  if (after === undefined) return [FIRST_ID, FIRST_ID];
-  const [runId, stepId, ...more] = typeof after === "string" ? after.split("/") : [];
-  if (!isUuid(runId) || !isUuid(stepId) || more.length > 0) {
-    throw new LedgerError("input.invalid", { message: "after must be the next of an earlier page." });
-  }
-  return [runId, stepId];
+  const { shown, next } = pageOf(rows, limit, (row) => `${row.run_id}/${row.id}`);
+  return { gates: shown.map(openGate), next };
 }
 
 function openGate(row: Awaited<ReturnType<typeof page.execute>>[number]): OpenGate {
