@@ -4,6 +4,7 @@ import { type Kysely, sql } from "kysely";
 import { tableRules } from "../../db/row-security/rules.ts";
 import {
   createLedger,
+  defineSchedule,
   type Ledger,
   type RunledgerDatabase,
   type Tenant,
@@ -58,14 +59,10 @@ async function populate(tenant: Tenant): Promise<World> {
   await sql`insert into runledger.job_events (job_id, run_number, event) values (${dying.id}, 1, 'noted')`.execute(
     database.db,
   );
-  const schedule = await sql<{ id: string }>`
-    insert into runledger.job_schedules (id, name, organization_id, cron, target, target_type, payload, due_at)
-    values (gen_random_uuid(), 'nightly', ${organizationId}, '0 3 * * *', 'JOB', 'waits', '{}', now()) returning id`.execute(
-    database.db,
+  await owner.schedules.upsert(
+    defineSchedule("nightly", { cron: "0 3 * * *", job: "waits", payload: {}, organizationId }),
   );
-  await sql`insert into runledger.job_schedule_fires (schedule_id, intended_at) values (${schedule.rows[0]?.id}, now())`.execute(
-    database.db,
-  );
+  await owner.schedules.triggerNow("nightly", { scope: tenant });
   return { live: live.id, dead: dying.id, run: run.id };
 }
 
@@ -357,6 +354,7 @@ describe("SQL of its own, for the wrong tenant", () => {
         sql`insert into runledger.job_logs (job_id, run_number, attempt, level, message) values (${id}, 1, 1, 'info', 'x')`,
       ],
       [enqueuer.db, sql`select from runledger.job_schedules`],
+      [worker.db, sql`delete from runledger.job_schedules`],
       [enqueuer.db, sql`select runledger.ensure_job_ledger_partitions(1)`],
       [reader.db, sql`select runledger.ensure_job_ledger_partitions(1)`],
       [worker.db, sql`update runledger.job_ledger set output = '1'`],
@@ -433,6 +431,10 @@ describe("the functions of the ledger, for the own tenant", () => {
     expect(await own((ledger) => ledger.jobs.get(live, tenant))).toMatchObject({ status: "PENDING" });
     expect(await own((ledger) => ledger.jobs.get(dead, tenant))).toMatchObject({ status: "DEAD_LETTERED" });
     expect((await own((ledger) => ledger.runs.get(run, tenant))).steps.length).toBe(3);
+    expect((await own((ledger) => ledger.schedules.list({ scope: { admin: true } }))).schedules).toMatchObject([
+      { name: "nightly", organizationId: "organization" in tenant ? tenant.organization : null },
+    ]);
+    expect((await own((ledger) => ledger.schedules.fires("nightly", { scope: tenant }))).fires).toHaveLength(1);
     await expect(own((ledger) => ledger.jobs.cancel(live, { scope: tenant }))).rejects.toMatchObject({
       code: "db.forbidden",
       category: "forbidden",

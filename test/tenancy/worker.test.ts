@@ -1,7 +1,15 @@
 /** The worker's role is enough for a worker: everything that one does, as a login of that role, over all tenants. */
 import { expect, test } from "@jest/globals";
 import { sql } from "kysely";
-import { createLedger, defineJob, defineWorkflow, type Tenant, typed, WorkflowBuilder } from "../../src/index.ts";
+import {
+  createLedger,
+  defineJob,
+  defineSchedule,
+  defineWorkflow,
+  type Tenant,
+  typed,
+  WorkflowBuilder,
+} from "../../src/index.ts";
 import { handle, RetryableError } from "../../src/worker/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
@@ -65,6 +73,10 @@ function neverApproved() {
 test("jobs and runs of every tenant are drained: retries, maps, gates, children, additions, timers, reaping", async () => {
   await worker.ledger.jobs.sync([fetchAll, double, flaky]);
   await abandonOne();
+  const everySecond = { cron: "* * * * * *", job: double, payload: 1 } as const;
+  await worker.ledger.schedules.upsert(
+    defineSchedule("ticks", { ...everySecond, organizationId: organizations[0] ?? null }),
+  );
   const runs = await Promise.all(organizations.map(start));
   const watched = await startWorker({ ledger: worker.ledger, handlers, reap: { intervalMs: 20 } });
 
@@ -74,6 +86,8 @@ test("jobs and runs of every tenant are drained: retries, maps, gates, children,
     await watched.event("deadline_exceeded", ({ runId }) => runId === tooLong);
     expect(await owner.runs.getStatus(tooLong, scope)).toMatchObject({ status: "CANCELED" });
   }
+  await watched.event("schedule_fired");
+  await owner.schedules.remove("ticks", { scope: everywhere });
   await watched.event("reaped", ({ returned }) => returned === 1);
   await drained();
   await watched.worker.stop();
