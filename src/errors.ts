@@ -33,6 +33,7 @@ export const errorCodes = {
   "job.definition_not_found_or_disabled": validation("The job type has no enabled definition."),
   "job.idempotency_conflict": conflict("The idempotency key was used before with other values."),
   "job.enqueue_idempotency_unsupported_isolation": isolation("Enqueueing with an idempotency key"),
+  "job.claim_unsupported_isolation": isolation("Claiming jobs with a limit"),
   "job.lease_owner_mismatch": conflict("The lease is no longer held: it expired, or the job was taken away."),
   "job.progress_invalid": validation("Progress needs 0 <= done <= total, against the stored values too."),
   "job.workflow_requeue_not_supported": conflict("The job belongs to a workflow run: act on the run instead."),

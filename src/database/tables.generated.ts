@@ -4,6 +4,14 @@
 import type { BigIntColumn, JsonColumn, TimestampColumn } from "./column-types.ts";
 import type { ColumnType, GeneratedAlways } from "kysely";
 
+export type ArrayType<T> = ArrayTypeImpl<T> extends (infer U)[]
+  ? U[]
+  : ArrayTypeImpl<T>;
+
+export type ArrayTypeImpl<T> = T extends ColumnType<infer S, infer I, infer U>
+  ? ColumnType<S[], I[], U[]>
+  : T[];
+
 export type DependencyKind = "ON_SUCCESS" | "ON_TERMINAL";
 
 export type FailureKind = "LEASE_EXPIRED" | "PANICKED" | "RETRYABLE" | "TERMINAL" | "TIMEOUT";
@@ -111,6 +119,10 @@ export interface JobLedger {
   id: string;
   lease_expires_at: TimestampColumn | null;
   leased_at: TimestampColumn | null;
+  limit_concurrency: number | null;
+  limit_key: string | null;
+  limit_period_seconds: number | null;
+  limit_starts: number | null;
   max_attempts: number;
   metadata: JsonColumn | null;
   organization_id: string | null;
@@ -128,6 +140,31 @@ export interface JobLedger {
   worker_id: string | null;
   workflow_run_id: string | null;
   workflow_step_id: string | null;
+}
+
+export interface JobLimits {
+  bucket_ends: Generated<ArrayType<TimestampColumn>>;
+  bucket_starts: Generated<number[]>;
+  concurrency: number | null;
+  key: string;
+  period_seconds: number | null;
+  settings_job_id: string | null;
+  starts: number | null;
+  tenant: string;
+  wake_at: TimestampColumn | null;
+}
+
+export interface JobLimitWakes {
+  concurrency: number | null;
+  due_at: TimestampColumn;
+  id: GeneratedAlways<string>;
+  job_id: string;
+  key: string;
+  period_seconds: number | null;
+  priority: number | null;
+  starts: number | null;
+  tenant: string;
+  type: string | null;
 }
 
 export interface JobLogs {
@@ -148,6 +185,10 @@ export interface JobQueue {
   id: string;
   lease_expires_at: TimestampColumn | null;
   leased_at: TimestampColumn | null;
+  limit_concurrency: number | null;
+  limit_key: string | null;
+  limit_period_seconds: number | null;
+  limit_starts: number | null;
   max_attempts: number;
   metadata: JsonColumn | null;
   organization_id: string | null;
@@ -178,6 +219,7 @@ export interface Jobs {
   id: string;
   lease_expires_at: TimestampColumn | null;
   leased_at: TimestampColumn | null;
+  limit_key: string | null;
   max_attempts: number;
   organization_id: string | null;
   output: JsonColumn | null;
@@ -341,6 +383,10 @@ export interface WorkflowSteps {
   job_type: string | null;
   kept_outcome: StepStatus | null;
   kind: StepKind;
+  limit_concurrency: number | null;
+  limit_key: string | null;
+  limit_period_seconds: number | null;
+  limit_starts: number | null;
   map_index: number | null;
   map_source_id: string | null;
   map_step_id: string | null;
@@ -380,6 +426,8 @@ export interface DB {
   job_events: JobEvents;
   job_idempotency_keys: JobIdempotencyKeys;
   job_ledger: JobLedger;
+  job_limit_wakes: JobLimitWakes;
+  job_limits: JobLimits;
   job_logs: JobLogs;
   job_queue: JobQueue;
   job_schedule_fires: JobScheduleFires;

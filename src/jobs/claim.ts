@@ -3,12 +3,23 @@ import { type QueryCreator, sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
 import { toDate } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { type Placeholders, rowsOf } from "../database/parameters.ts";
+import type { Placeholders } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
-import type { LedgerTables } from "../database/tables.ts";
 import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
+import {
+  claimParameters,
+  leased,
+  lockedOfQuota,
+  nextInLanes,
+  type WithLanes,
+  withGivenTypes,
+  withLanes,
+  withPendingTypes,
+} from "./lanes.ts";
 import type { Lease } from "./lease.ts";
+import { anyWakeDue, type WithLook, withWakeTypes } from "./limit-wakes.ts";
+import { type ClaimRequest, claimLimited } from "./limited-claim.ts";
 import { validInteger, validName } from "./request.ts";
 import { type ScheduleTick, tickOf } from "./tick.ts";
 
@@ -44,6 +55,8 @@ export interface ClaimedJob {
   readonly tags: readonly string[];
   /** The tick of a schedule that it is for, or null. */
   readonly schedule: ScheduleTick | null;
+  /** The key whose limit the job runs under, or null. */
+  readonly limitKey: string | null;
 }
 
 const DEFAULT_LEASE_SECONDS = 60;
@@ -51,67 +64,62 @@ const MAX_CLAIM = 10_000;
 const MAX_TRIES = 4;
 
 /**
- * Claims due jobs: each becomes LEASED, with one more attempt used. Jobs of disabled and paused types stay. One
- * round trip; up to four when other sessions hold all rows that were in sight. A payload that does not decode is its job's
- * own trouble: see `undecodable`. Throws `input.invalid`.
+ * Claims due jobs: each becomes LEASED, with one more attempt used. Jobs of disabled and paused types stay, and
+ * those whose limit is reached. One round trip while no job with a limit is worth a look, and four more when some is;
+ * up to four times as many when other sessions hold all rows that were in sight. A payload that does not decode is its
+ * job's own trouble: see `undecodable`. Throws `input.invalid`, and `job.claim_unsupported_isolation` where limits are to be
+ * looked at.
  */
 export async function claimJobs(executor: Executor, options: ClaimOptions): Promise<ClaimedJob[]> {
-  const limit = validInteger(options.limit, "limit", 1) ?? 1;
-  if (limit > MAX_CLAIM) throw new LedgerError("input.invalid", { message: `limit must be at most ${MAX_CLAIM}.` });
-  const values = {
-    limit,
-    workerId: validName(options.workerId, "workerId"),
-    leaseSeconds: validInteger(options.leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
-  };
-  const types = options.types?.map((type, place) => validName(type, `types[${place}]`));
+  const request = prepared(options);
+  const claimed: (ClaimedRow & FoundRow)[] = [];
   for (let tries = 1; ; tries += 1) {
-    const given = { ...values, inLaneOrder: tries === MAX_TRIES };
-    const rows = types
-      ? await claimOfTypes.execute(executor, { ...given, types: [...new Set(types)] })
-      : await claimOfAll.execute(executor, given);
-    const claimed = rows.filter(isFound);
-    const contended = claimed.length === 0 && Number(rows[0]?.peeked ?? 0) > 0;
-    if (!contended || tries === MAX_TRIES) return decoded(executor, claimed);
+    const part = { ...request, limit: request.limit - claimed.length };
+    const { rows, more } = await claimOnce(executor, part, tries === MAX_TRIES);
+    claimed.push(...rows.filter(isFound));
+    if (!more || tries === MAX_TRIES || claimed.length >= request.limit) return decoded(executor, claimed);
   }
 }
 
-const claimParameters = { workerId: "text", limit: "int4", leaseSeconds: "int4", inLaneOrder: "bool" } as const;
-type ClaimPlaceholders = Placeholders<typeof claimParameters>;
-type WithWanted = LedgerTables & { wanted: { type: string | null } };
+function prepared(options: ClaimOptions): ClaimRequest {
+  const limit = validInteger(options.limit, "limit", 1) ?? 1;
+  if (limit > MAX_CLAIM) throw new LedgerError("input.invalid", { message: `limit must be at most ${MAX_CLAIM}.` });
+  const types = options.types?.map((type, place) => validName(type, `types[${place}]`));
+  return {
+    limit,
+    workerId: validName(options.workerId, "workerId"),
+    leaseSeconds: validInteger(options.leaseSeconds, "leaseSeconds", 1) ?? DEFAULT_LEASE_SECONDS,
+    types: types === undefined ? null : [...new Set(types)],
+  };
+}
 
-const claimOfTypes = writing("claim_jobs", { ...claimParameters, types: "text[]" }, (db, p) =>
+/** The last try takes jobs without a limit lane after lane: there is something to be had while anything is free. */
+async function claimOnce(
+  executor: Executor,
+  request: ClaimRequest,
+  isLast: boolean,
+): Promise<{ rows: readonly ClaimedRow[]; more: boolean }> {
+  const { types, ...values } = request;
+  const given = { ...values, inLaneOrder: isLast, unlimitedOnly: isLast };
+  const rows =
+    types === null
+      ? await claimOfAll.execute(executor, given)
+      : await claimOfTypes.execute(executor, { ...given, types });
+  if (rows[0]?.limited === true) return claimLimited(executor, request);
+  return { rows, more: rows.every(({ id }) => id === null) && Number(rows[0]?.peeked ?? 0) > 0 };
+}
+
+const parameters = { ...claimParameters, inLaneOrder: "bool", unlimitedOnly: "bool" } as const;
+
+const claimOfTypes = writing("claim_jobs", { ...parameters, types: "text[]" }, (db, p) =>
   claim(
-    db.withRecursive("wanted(type)", (qb) =>
-      qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type")),
-    ),
+    withLanes(withGivenTypes(db, p.types)).with("look", (qb) => qb.selectFrom("wanted").select("wanted.type")),
     p,
   ),
 );
 
-// The types that have pending jobs, each found by one descent of the index from the one before.
-const claimOfAll = writing("claim_jobs_of_all_types", claimParameters, (db, p) =>
-  claim(
-    db.withRecursive("wanted(type)", (qb) =>
-      qb
-        .selectFrom("job_queue as q")
-        .where("q.status", "=", "PENDING")
-        .select((eb) => eb.fn.min("q.type").$castTo<string | null>().as("type"))
-        .unionAll((union) =>
-          union
-            .selectFrom("wanted")
-            .where("wanted.type", "is not", null)
-            .select((eb) =>
-              eb
-                .selectFrom("job_queue as q")
-                .where("q.status", "=", "PENDING")
-                .whereRef("q.type", ">", "wanted.type")
-                .select(({ fn }) => fn.min("q.type").as("type"))
-                .as("type"),
-            ),
-        ),
-    ),
-    p,
-  ),
+const claimOfAll = writing("claim_jobs_of_all_types", parameters, (db, p) =>
+  claim(withWakeTypes(withLanes(withPendingTypes(db))), p),
 );
 
 /**
@@ -123,70 +131,21 @@ const claimOfAll = writing("claim_jobs_of_all_types", claimParameters, (db, p) =
  *
  * Sessions that hold all that was peeked at, however long, would hide what comes after. With `inLaneOrder`
  * nothing is peeked: lane after lane, highest priority first, gives what it has until there is enough.
+ *
+ * Jobs with a limit are in no lane. Where one of them may be next, nothing is claimed: `limited` says so.
  */
-function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
+function claim(db: QueryCreator<WithLanes & WithLook>, p: Placeholders<typeof parameters>) {
+  const free = sql<boolean>`not (select limits.found from limits)`;
   return db
-    .withRecursive("lanes(type, priority)", (qb) =>
-      qb
-        .selectFrom("wanted as w")
-        .leftJoin("job_definitions as d", "d.type", "w.type")
-        .where(sql<boolean>`d.enabled is not false and d.paused is not true`)
-        .select((eb) => [
-          "w.type",
-          eb
-            .selectFrom("job_queue as q")
-            .where("q.status", "=", "PENDING")
-            .whereRef("q.type", "=", "w.type")
-            .select(({ fn }) => fn.max("q.priority").as("priority"))
-            .as("priority"),
-        ])
-        .unionAll((union) =>
-          union
-            .selectFrom("lanes as l")
-            .where("l.priority", "is not", null)
-            .select((eb) => [
-              "l.type",
-              eb
-                .selectFrom("job_queue as q")
-                .where("q.status", "=", "PENDING")
-                .whereRef("q.type", "=", "l.type")
-                .whereRef("q.priority", "<", "l.priority")
-                .select(({ fn }) => fn.max("q.priority").as("priority"))
-                .as("priority"),
-            ]),
-        ),
-    )
-    .with("lane", (qb) =>
-      qb
-        .selectFrom("lanes as l")
-        .where("l.priority", "is not", null)
-        .select(["l.type", "l.priority"])
-        .orderBy("l.priority", "desc"),
+    .with(
+      (cte) => cte("limits").materialized(),
+      (qb) => qb.selectNoFrom(sql<boolean>`not ${p.unlimitedOnly} and ${anyWakeDue(qb)}`.as("found")),
     )
     .with("peeked", (qb) =>
-      qb
-        .selectFrom("lane as l")
-        .innerJoinLateral(
-          (eb) =>
-            eb
-              .selectFrom("job_queue as q")
-              .where("q.status", "=", "PENDING")
-              .whereRef("q.type", "=", "l.type")
-              .whereRef("q.priority", "=", "l.priority")
-              .where("q.run_at", "<=", sql<Date>`now()`)
-              .select(["q.run_at", "q.id"])
-              .orderBy("q.run_at")
-              .orderBy("q.id")
-              .limit(p.limit)
-              .as("next"),
-          (join) => join.onTrue(),
-        )
+      nextInLanes(qb, p.limit)
+        .where(free)
         .where(sql<boolean>`(select count(*) from lane) > 1 and not ${p.inLaneOrder}`)
-        .select(["l.type", "l.priority"])
-        .orderBy("l.priority", "desc")
-        .orderBy("next.run_at")
-        .orderBy("next.id")
-        .limit(p.limit),
+        .select(["l.type", "l.priority"]),
     )
     .with("quota", (qb) =>
       qb
@@ -196,82 +155,36 @@ function claim(db: QueryCreator<WithWanted>, p: ClaimPlaceholders) {
         .unionAll(
           qb
             .selectFrom("lane as l")
+            .where(free)
             .where(sql<boolean>`(select count(*) from lane) = 1 or ${p.inLaneOrder}`)
             .select(["l.type", "l.priority", sql<number>`${p.limit}`.as("jobs")]),
         ),
     )
     .with(
       (cte) => cte("due").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("quota as o")
-          .innerJoinLateral(
-            (eb) =>
-              eb
-                .selectFrom("job_queue as q")
-                .where("q.status", "=", "PENDING")
-                .whereRef("q.type", "=", "o.type")
-                .whereRef("q.priority", "=", "o.priority")
-                .where("q.run_at", "<=", sql<Date>`now()`)
-                .select("q.id")
-                .orderBy("q.run_at")
-                .orderBy("q.id")
-                .limit(sql<number>`o.jobs`)
-                .forUpdate("q")
-                .skipLocked()
-                .as("next"),
-            (join) => join.onTrue(),
-          )
-          .select("next.id")
-          // Says nothing new, but tells the planner how few rows come out.
-          .limit(p.limit),
+      (qb) => lockedOfQuota(qb, p.limit),
     )
-    .with("claimed", (qb) =>
-      qb
-        .updateTable("job_queue as q")
-        // An array, not a join: whatever the planner thinks of the numbers, rows are found by primary key.
-        .where(sql<boolean>`q.id = any(array(select id from due))`)
-        .set((eb) => ({
-          status: "LEASED",
-          attempt: eb("q.attempt", "+", 1),
-          worker_id: p.workerId,
-          leased_at: sql<Date>`clock_timestamp()`,
-          lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.leaseSeconds})`,
-        }))
-        .returning([
-          "q.id",
-          "q.run_number",
-          "q.attempt",
-          "q.worker_id",
-          "q.type",
-          "q.organization_id",
-          "q.priority",
-          "q.max_attempts",
-          "q.timeout_seconds",
-          "q.run_at",
-          "q.enqueued_at",
-          "q.lease_expires_at",
-          "q.workflow_run_id",
-          "q.workflow_step_id",
-          "q.tags",
-          sql<string>`q.payload::text`.as("payload"),
-          sql<string | null>`q.checkpoint::text`.as("checkpoint"),
-          sql<string | null>`q.metadata::text`.as("metadata"),
-        ]),
-    )
-    .selectFrom(sql<{ peeked: string }>`(select count(*) from peeked)`.as<"sight">(sql`sight(peeked)`))
+    .with("claimed", (qb) => leased(qb, sql`select id from due`, p))
+    .selectFrom("limits")
     .leftJoin("claimed as c", (join) => join.onTrue())
     .selectAll("c")
-    .select("sight.peeked")
+    .select(["limits.found as limited", sql<string>`(select count(*) from peeked)`.as("peeked")])
     .orderBy("c.priority", "desc")
     .orderBy("c.run_at")
     .orderBy("c.id");
 }
 
-type ClaimedRow = Awaited<ReturnType<typeof claimOfAll.execute>>[number];
+type ClaimedRow = Omit<Awaited<ReturnType<typeof claimOfAll.execute>>[number], "limited" | "peeked">;
 /** A row of the left join that is there: its columns are null only where the table's are. */
 type FoundRow = { [K in keyof ClaimedRow]: K extends NullableColumn ? ClaimedRow[K] : NonNullable<ClaimedRow[K]> };
-type NullableColumn = "organization_id" | "workflow_run_id" | "workflow_step_id" | "tags" | "checkpoint" | "metadata";
+type NullableColumn =
+  | "organization_id"
+  | "workflow_run_id"
+  | "workflow_step_id"
+  | "tags"
+  | "checkpoint"
+  | "metadata"
+  | "limit_key";
 
 function isFound(row: ClaimedRow): row is ClaimedRow & FoundRow {
   return row.id !== null;
@@ -328,5 +241,6 @@ function claimedJob(row: FoundRow, payload: JsonValue, checkpoint: JsonValue | n
     workflowStepId: row.workflow_step_id,
     tags: row.tags ?? [],
     schedule: tickOf(row.metadata),
+    limitKey: row.limit_key,
   };
 }

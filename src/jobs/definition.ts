@@ -1,6 +1,7 @@
 /** Job definitions in code: a type name, what its payload and output look like, and requests made from them. */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { LedgerError } from "../errors.ts";
+import type { DefinedLimit, RequestedLimit } from "./limits.ts";
 import type { ScheduleTick } from "./tick.ts";
 
 /** The settings of one job; what is left out comes from the type's definition in the database, else from the defaults. */
@@ -19,6 +20,8 @@ export interface JobOptions {
   readonly organizationId?: string | null;
   /** Free labels for lists and reports. */
   readonly tags?: readonly string[];
+  /** How many jobs of a key run at once or start in a period. What is left out comes from the definition in code. */
+  readonly limit?: RequestedLimit;
 }
 
 /** A job to enqueue: what `enqueueMany` takes. */
@@ -31,6 +34,8 @@ export interface JobRequest extends JobOptions {
   readonly defaults?: JobDefaults;
   /** The tick that the job is for. A schedule that fires sets it. */
   readonly schedule?: ScheduleTick;
+  /** The limit that the definition in code has for this payload; asked for when the schema has checked it. */
+  readonly definedLimit?: (() => RequestedLimit) | undefined;
 }
 
 /** A job type with its payload's and output's shapes. */
@@ -49,6 +54,7 @@ export interface JobDefinition<
   readonly defaults: JobDefaults;
   readonly version: number;
   readonly backoff: BackoffPolicy;
+  readonly limit: DefinedLimit<Input> | undefined;
   /** A request with this definition's type; it is checked when it is enqueued. */
   request(input: Input, options?: JobOptions): JobRequest;
 }
@@ -86,6 +92,8 @@ export interface DefineJobOptions<Input, Payload, Output, Prerequisites> extends
   /** Counts up with changes of the payload's shape. Default 1. */
   readonly version?: number;
   readonly backoff?: BackoffPolicy;
+  /** How many jobs of a key run at once or start in a period; the key is a text, or made from each payload. */
+  readonly limit?: DefinedLimit<Input>;
   /** Any Standard Schema (zod, valibot, arktype), or `typed<T>()` for a shape without a check. */
   readonly input?: StandardSchemaV1<Input, Payload>;
   /** The shape of what the handler returns. */
@@ -112,7 +120,7 @@ export function defineJob<
   type: Type,
   options: DefineJobOptions<Input, Payload, Output, Prerequisites> = {},
 ): JobDefinition<Type, Input, Payload, Output, Prerequisites> {
-  const { input, output, prerequisites, version = 1, backoff = {}, ...defaults } = options;
+  const { input, output, prerequisites, version = 1, backoff = {}, limit, ...defaults } = options;
   return Object.freeze({
     type,
     prerequisites,
@@ -121,14 +129,26 @@ export function defineJob<
     defaults,
     version,
     backoff,
+    limit,
     request: (payload: Input, requestOptions: JobOptions = {}): JobRequest => ({
       ...requestOptions,
       type,
       payload,
       schema: input,
       defaults,
+      definedLimit: limitOf(limit, payload),
     }),
   });
+}
+
+/** The limit of a definition for one payload; its key is made when this is called. */
+export function limitOf<Input>(
+  limit: DefinedLimit<Input> | undefined,
+  payload: Input,
+): (() => RequestedLimit) | undefined {
+  if (limit === undefined) return undefined;
+  const { key, ...settings } = limit;
+  return () => ({ ...settings, key: typeof key === "function" ? key(payload) : key });
 }
 
 /** A Standard Schema that only carries a type: nothing is checked at run time. */

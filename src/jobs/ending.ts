@@ -2,6 +2,7 @@
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { limitColumns } from "./limits.ts";
 
 /** The columns of job_queue that the ledger keeps as they are. */
 const keptColumns = [
@@ -26,6 +27,7 @@ const keptColumns = [
   "checkpoint",
   "tags",
   "metadata",
+  ...limitColumns,
 ] as const;
 
 /** The columns that an ending adds. */

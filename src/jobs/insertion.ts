@@ -7,6 +7,7 @@ import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
 import { resolved } from "./defaults.ts";
+import { limitArrays, limitColumns, limitParameters } from "./limits.ts";
 import type { PreparedJob } from "./request.ts";
 
 /** What became of one request. */
@@ -47,6 +48,7 @@ export const jobArrayParameters = {
   organizations: "uuid?[]",
   tags: "text?[]",
   metadata: "jsonb?[]",
+  ...limitParameters,
   strict: "bool",
   notify: "bool",
 } as const;
@@ -63,6 +65,7 @@ export function jobArrays(jobs: readonly PreparedJob[]) {
     organizations: jobs.map(({ organizationId }) => organizationId),
     tags: jobs.map(({ tags }) => tags),
     metadata: jobs.map(({ metadata }) => metadata),
+    ...limitArrays(jobs.map(({ limit }) => limit)),
   };
 }
 
@@ -79,6 +82,10 @@ export function inputRows(p: JobPlaceholders) {
     organization_id: p.organizations,
     tags: p.tags,
     metadata: p.metadata,
+    limit_key: p.limitKeys,
+    limit_concurrency: p.limitConcurrencies,
+    limit_starts: p.limitStarts,
+    limit_period_seconds: p.limitPeriods,
   });
 }
 
@@ -111,6 +118,7 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
       "organization_id",
       "tags",
       "metadata",
+      ...limitColumns,
     ])
     .expression((eb) =>
       eb
@@ -128,6 +136,7 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
           "input.organization_id",
           sql<string[]>`input.tags::text[]`.as("tags"),
           "input.metadata",
+          ...limitColumns.map((column) => `input.${column}` as const),
         ]),
     )
     .returning(["id", "run_at"]);
@@ -143,6 +152,10 @@ export interface ReleasedRow {
   readonly timeout_seconds: number | null;
   readonly run_number: number;
   readonly delay_seconds: number | null;
+  readonly limit_key: string | null;
+  readonly limit_concurrency: number | null;
+  readonly limit_starts: number | null;
+  readonly limit_period_seconds: number | null;
   readonly organization_id: string | null;
   readonly run_id: string;
   readonly step_id: string;
@@ -164,6 +177,7 @@ export function insertReleased(qb: QueryCreator<LedgerTables & { released: Relea
       "organization_id",
       "workflow_run_id",
       "workflow_step_id",
+      ...limitColumns,
     ])
     .expression((eb) =>
       eb
@@ -181,6 +195,7 @@ export function insertReleased(qb: QueryCreator<LedgerTables & { released: Relea
           "released.organization_id",
           "released.run_id",
           "released.step_id",
+          ...limitColumns.map((column) => `released.${column}` as const),
         ]),
     )
     .returning("id");

@@ -6,6 +6,7 @@ import { type Remembered, remembered } from "../database/values/sameness.ts";
 import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
+import { type PreparedLimit, preparedLimit } from "./limits.ts";
 import { metadataOf } from "./tick.ts";
 
 /** A request ready to be sent. What was not requested is null and resolves in the database. */
@@ -18,6 +19,7 @@ export interface PreparedJob {
   readonly organizationId: string | null;
   readonly tags: string | null;
   readonly metadata: StoredJson | null;
+  readonly limit: PreparedLimit | null;
   readonly idempotencyKey: string | null;
   /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
   readonly requested: Remembered;
@@ -82,9 +84,10 @@ function drafted(rules: ValueRules, request: JobRequest, id: string, at: string)
     organizationId: validOrganization(request.organizationId, `${at}organizationId`),
     tags,
     metadata: metadataOf(request.schedule),
+    limit: preparedLimit(request.limit, request.definedLimit?.(), at),
     idempotencyKey:
       request.idempotencyKey === undefined ? null : validName(request.idempotencyKey, `${at}idempotencyKey`),
-    requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags })}}`,
+    requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags, limit: request.limit })}}`,
   };
 }
 

@@ -9,6 +9,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { decodeRunStatus, type StepStatus } from "../database/statuses.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import { limitColumns } from "../jobs/limits.ts";
 import { insertEdges } from "../steps/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
 import type { EnqueuedRun } from "./enqueue.ts";
@@ -110,6 +111,7 @@ const template = [
   "timeout_seconds",
   "payload",
   "delay_seconds",
+  ...limitColumns,
   "expires_after_seconds",
   "expiry_outcome",
   "expiry_output",
@@ -271,6 +273,7 @@ const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
           "timeout_seconds",
           "job_run_number as run_number",
           "delay_seconds",
+          ...limitColumns,
           "organization_id",
           "run_id",
           "id as step_id",

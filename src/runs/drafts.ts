@@ -5,9 +5,10 @@ import type { StepKind } from "../database/statuses.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { optionalText, storedValues, valueText } from "../database/values/write.ts";
 import { type JobDefaults, parsed } from "../jobs/definition.ts";
+import { mergedLimit, type PreparedLimit, preparedLimit } from "../jobs/limits.ts";
 import { type JobSettings, validDuration, validSettings } from "../jobs/request.ts";
 import type { PreparedExpiry, PreparedMap, PreparedStep, PreparedStepJob } from "../steps/insertion.ts";
-import { CHILD_RUN_JOB, type GraphSpec, type StepSpec } from "./spec.ts";
+import { CHILD_RUN_JOB, type GraphSpec, type StepJobSpec, type StepSpec } from "./spec.ts";
 import { topologicallySorted } from "./validate.ts";
 
 /** A step as it will be stored, without what follows from the steps around it. */
@@ -91,11 +92,11 @@ function jobOf(rules: ValueRules, { job, child, map }: StepSpec, id: string, at:
     validDuration(deadlineSeconds, `${at}: deadlineSeconds`);
     checkValues(rules, graph, at);
     const payload = toJson({ graph: plainGraph(graph), deadlineSeconds }, `${at}: child`);
-    return { id, type: CHILD_RUN_JOB, payload, ...timing(at, settings, {}, delaySeconds) };
+    return { id, type: CHILD_RUN_JOB, payload, limit: null, ...timing(at, settings, {}, delaySeconds) };
   }
   if (job === undefined) return null;
   const { type, payload, defaults = {}, delaySeconds } = job;
-  const rest = timing(at, job, defaults, delaySeconds);
+  const rest = { ...timing(at, job, defaults, delaySeconds), limit: limitOfStep(at, job) };
   if (map !== undefined) return { id: null, type, payload: null, ...rest };
   return { id, type, payload: valueText(rules, payload, `${at}: payload`), ...rest };
 }
@@ -108,6 +109,10 @@ function checkValues(rules: ValueRules, { steps }: GraphSpec, at: string): void 
     optionalText(rules, expires?.output, `${step}: expires.output`);
     if (child !== undefined) checkValues(rules, child.graph, step);
   }
+}
+
+function limitOfStep(at: string, { limit, definedLimit }: StepJobSpec): PreparedLimit | null {
+  return preparedLimit(limit, definedLimit?.(), `${at}: `);
 }
 
 function timing(
@@ -146,8 +151,9 @@ function plainGraph(graph: GraphSpec): GraphSpec {
   const steps = graph.steps.map(({ job, child, ...step }): StepSpec => {
     if (child !== undefined) return { ...step, child: { ...child, graph: plainGraph(child.graph) } };
     if (job === undefined) return step;
-    const { schema: _schema, defaults, ...plain } = job;
-    return { ...step, job: { ...defaults, ...withoutUndefined(plain) } };
+    const { schema: _schema, defaults, definedLimit, ...plain } = job;
+    const limit = mergedLimit(plain.limit, definedLimit?.());
+    return { ...step, job: { ...defaults, ...withoutUndefined(plain), ...(limit === undefined ? {} : { limit }) } };
   });
   return { ...graph, steps };
 }

@@ -1,6 +1,14 @@
 /** Building the graph of a workflow run in code: steps, and what each depends on (FEATURES F-W1). */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
-import type { AnyJobDefinition, InputOf, JobDefaults, OutputOf, PrerequisitesOf } from "../jobs/definition.ts";
+import {
+  type AnyJobDefinition,
+  type InputOf,
+  type JobDefaults,
+  limitOf,
+  type OutputOf,
+  type PrerequisitesOf,
+} from "../jobs/definition.ts";
+import type { RequestedLimit } from "../jobs/limits.ts";
 import type {
   AdditionSpec,
   DependencySpec,
@@ -35,6 +43,12 @@ export interface StepSettings extends JobDefaults {
   readonly delaySeconds?: number;
 }
 
+/** The same of a step whose job runs by itself. */
+export interface JobStepSettings extends StepSettings {
+  /** How many jobs of a key run at once or start in a period. What is left out comes from the job's definition. */
+  readonly limit?: RequestedLimit;
+}
+
 /** What an external gate waits for, what it hands to its dependents, and how long it stays open. */
 export interface GateOptions<Output> extends StepDependencies {
   /** Carries the output's type, as `typed<T>()`; what completes the gate is not checked. */
@@ -46,7 +60,7 @@ export interface GateOptions<Output> extends StepDependencies {
 /** What a map step fans out over, and what else it waits for. */
 export interface MapOptions<Item, Failure extends NonNullable<MapSpec["onItemFailure"]>>
   extends StepDependencies,
-    StepSettings {
+    JobStepSettings {
   /** The step whose output is the array; the map step waits for its success. */
   readonly over: StepRef<string, readonly Item[]>;
   /** `cancel`: an item that does not succeed cancels the map step. `continue`: its place in the output is null. Default `cancel`. */
@@ -70,7 +84,7 @@ type Fitting<D extends AnyJobDefinition, Success extends Refs, Terminal extends 
   OutputsOf<Success, Terminal> extends PrerequisitesOf<D> ? unknown : { readonly missing: PrerequisitesOf<D> };
 
 export type StepOptions<Success extends Refs, Terminal extends Refs> = StepDependencies<Success, Terminal> &
-  StepSettings;
+  JobStepSettings;
 
 /** Collects steps: what the graph of a new run and an addition to a live one have in common. */
 abstract class StepsBuilder {
@@ -100,7 +114,7 @@ abstract class StepsBuilder {
     const { onSuccess, onTerminal, ...settings } = options;
     this.steps.push({
       key,
-      job: { ...jobOf(job, settings), payload },
+      job: { ...jobOf(job, settings), ...definedLimitOf(job, payload), payload },
       dependencies: dependenciesOf({ onSuccess, onTerminal }),
     });
     return { key };
@@ -138,7 +152,7 @@ abstract class StepsBuilder {
     const sources = onSuccess.some((step) => step.key === over.key) ? onSuccess : [over, ...onSuccess];
     this.steps.push({
       key,
-      job: jobOf(job, settings),
+      job: { ...jobOf(job, settings), ...definedLimitOfItems(job) },
       map: { over: over.key, onItemFailure },
       dependencies: dependenciesOf({ onSuccess: sources, onTerminal }),
     });
@@ -224,10 +238,21 @@ export class WorkflowAddition extends StepsBuilder {
   }
 }
 
-function jobOf(job: AnyJobDefinition | string, settings: StepSettings): StepJobSpec {
+function jobOf(job: AnyJobDefinition | string, settings: JobStepSettings): StepJobSpec {
   return typeof job === "string"
     ? { ...settings, type: job }
     : { ...settings, type: job.type, schema: job.input, defaults: job.defaults };
+}
+
+function definedLimitOf(job: AnyJobDefinition | string, payload: unknown): Pick<StepJobSpec, "definedLimit"> {
+  return typeof job === "string" ? {} : { definedLimit: limitOf(job.limit, payload) };
+}
+
+/** The payloads of items are not known here, so a key that is made from them is not: the step has to name one. */
+function definedLimitOfItems(job: AnyJobDefinition | string): Pick<StepJobSpec, "definedLimit"> {
+  if (typeof job === "string" || job.limit === undefined) return {};
+  const { key, ...settings } = job.limit;
+  return { definedLimit: () => (typeof key === "function" ? settings : { ...settings, key }) };
 }
 
 function dependenciesOf({

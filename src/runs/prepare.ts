@@ -107,7 +107,17 @@ export function requestOfSteps(drafts: readonly StepDraft[]): JsonText {
   const entries = drafts.map(({ key, spec, job, expiry }) => {
     const needs = Object.fromEntries(spec.dependencies.map((dependency) => [dependency.key, dependency.kind]));
     const { priority, maxAttempts, timeoutSeconds, delaySeconds } = spec.job ?? spec.child ?? {};
-    const requested = { type: job?.type, priority, maxAttempts, timeoutSeconds, delaySeconds, map: spec.map, needs };
+    const { limit } = spec.job ?? {};
+    const requested = {
+      type: job?.type,
+      priority,
+      maxAttempts,
+      timeoutSeconds,
+      delaySeconds,
+      limit,
+      map: spec.map,
+      needs,
+    };
     const expires = expiry === null ? "" : `,"expires":${requestOfExpiry(expiry)}`;
     return `${JSON.stringify(key)}:{"settings":${JSON.stringify(requested)},"payload":${job?.payload ?? "null"}${expires}}`;
   });

@@ -12,6 +12,7 @@ import { isTerminalStep, type RunStatus, type StepStatus } from "../database/sta
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import { limitColumns } from "../jobs/limits.ts";
 import { storableText } from "../jobs/outcome.ts";
 import { validName } from "../jobs/request.ts";
 import { lockRunReleaseExclusiveAfterJobs } from "../locks/release.ts";
@@ -253,6 +254,7 @@ const retry = writing("retry_workflow_run", retryParameters, (db, p, schema) =>
           "s.priority",
           "s.max_attempts",
           "s.timeout_seconds",
+          ...limitColumns.map((column) => `s.${column}` as const),
           "s.job_run_number as run_number",
           "s.organization_id",
           "s.run_id",
@@ -290,6 +292,7 @@ const retry = writing("retry_workflow_run", retryParameters, (db, p, schema) =>
           "o.priority",
           "o.max_attempts",
           "o.timeout_seconds",
+          ...limitColumns.map((column) => `o.${column}` as const),
           "o.run_number",
           sql<null>`null::float8`.as("delay_seconds"),
           "o.organization_id",

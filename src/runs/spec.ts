@@ -2,6 +2,7 @@
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { DependencyKind } from "../database/statuses.ts";
 import type { JobDefaults } from "../jobs/definition.ts";
+import type { RequestedLimit } from "../jobs/limits.ts";
 import type { ScheduleTick } from "../jobs/tick.ts";
 import type { TerminalStatus } from "../steps/resolve.ts";
 
@@ -41,6 +42,10 @@ export interface StepJobSpec extends JobDefaults {
   readonly defaults?: JobDefaults;
   /** How long after its release the job may start, in seconds. */
   readonly delaySeconds?: number;
+  /** How many jobs of a key run at once or start in a period; a MAP step's is each item's. */
+  readonly limit?: RequestedLimit;
+  /** The limit that the definition in code has for this payload. */
+  readonly definedLimit?: (() => RequestedLimit) | undefined;
 }
 
 /** How a step fans out over the array that one of its prerequisites puts out. */

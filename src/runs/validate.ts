@@ -79,7 +79,7 @@ function faultOfKind(step: StepSpec): string | undefined {
   const { job, child, map, expires, dependencies } = step;
   if (job !== undefined && child !== undefined) return "A step is a job or a child run, not both.";
   if (job === undefined && child === undefined) {
-    const settings = ["priority", "maxAttempts", "timeoutSeconds", "delaySeconds", "payload"];
+    const settings = ["priority", "maxAttempts", "timeoutSeconds", "delaySeconds", "limit", "payload"];
     if (settings.some((name) => name in step)) return "An EXTERNAL step has no job settings.";
     if (map !== undefined) return "A MAP step needs a job for its items.";
     return expires === undefined ? undefined : faultOfExpiry(expires);

@@ -4,6 +4,7 @@ import type { StoredJson } from "../database/json.ts";
 import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
 import type { DependencyKind, StepKind, StepStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { limitArrays, limitColumns, limitParameters, type PreparedLimit } from "../jobs/limits.ts";
 import type { JobSettings } from "../jobs/request.ts";
 import type { TerminalStatus } from "./resolve.ts";
 
@@ -30,6 +31,7 @@ export interface PreparedStepJob {
   readonly payload: StoredJson | null;
   readonly settings: JobSettings;
   readonly delaySeconds: number | null;
+  readonly limit: PreparedLimit | null;
 }
 
 export interface PreparedMap {
@@ -70,6 +72,7 @@ export const stepArrayParameters = {
   maxAttempts: "int4?[]",
   timeouts: "int4?[]",
   delays: "float8?[]",
+  ...limitParameters,
   mapSources: "uuid?[]",
   itemEdges: "text?[]",
   itemCounts: "int4?[]",
@@ -109,6 +112,7 @@ export function stepArrays(runs: readonly PreparedSteps[]) {
     maxAttempts: steps.map(({ job }) => job?.settings.maxAttempts ?? null),
     timeouts: steps.map(({ job }) => job?.settings.timeoutSeconds ?? null),
     delays: steps.map(({ job }) => job?.delaySeconds ?? null),
+    ...limitArrays(steps.map(({ job }) => job?.limit ?? null)),
     mapSources: steps.map(({ map }) => map?.sourceId ?? null),
     itemEdges: steps.map(({ map }) => map?.itemEdge ?? null),
     itemCounts: steps.map(({ map }) => map?.itemCount ?? null),
@@ -143,6 +147,10 @@ export function stepRows(p: StepPlaceholders) {
     max_attempts: p.maxAttempts,
     timeout_seconds: p.timeouts,
     delay_seconds: p.delays,
+    limit_key: p.limitKeys,
+    limit_concurrency: p.limitConcurrencies,
+    limit_starts: p.limitStarts,
+    limit_period_seconds: p.limitPeriods,
     map_source_id: p.mapSources,
     item_edge: p.itemEdges,
     item_count: p.itemCounts,
@@ -170,6 +178,7 @@ const plainColumns = [
   "max_attempts",
   "timeout_seconds",
   "delay_seconds",
+  ...limitColumns,
   "map_source_id",
   "item_count",
   "expires_after_seconds",
@@ -227,6 +236,7 @@ export function releasedAtOnce(qb: QueryCreator<WithSteps>) {
       "s.timeout_seconds",
       sql<number>`1`.as("run_number"),
       "s.delay_seconds",
+      ...limitColumns.map((column) => `s.${column}` as const),
       "s.organization_id",
       "s.run_id",
       "s.step_id",

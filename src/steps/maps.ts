@@ -8,6 +8,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { StepKind, StepStatus } from "../database/statuses.ts";
 import { insertReleased } from "../jobs/insertion.ts";
+import { limitColumns } from "../jobs/limits.ts";
 import type { Expansion, Resolution } from "./resolve.ts";
 
 /**
@@ -118,6 +119,7 @@ const expand = writing("expand_map_steps", expandParameters, (db, p, schema) =>
             "m.max_attempts",
             "m.timeout_seconds",
             "m.delay_seconds",
+            ...limitColumns.map((column) => `m.${column}` as const),
             "m.item_edge",
             "e.payload",
             sql<number>`1`.as("run_number"),
@@ -136,6 +138,7 @@ const expand = writing("expand_map_steps", expandParameters, (db, p, schema) =>
           "max_attempts",
           "timeout_seconds",
           "delay_seconds",
+          ...limitColumns,
           "payload",
           "map_step_id",
           "map_index",
@@ -160,6 +163,7 @@ const expand = writing("expand_map_steps", expandParameters, (db, p, schema) =>
               "i.max_attempts",
               "i.timeout_seconds",
               "i.delay_seconds",
+              ...limitColumns.map((column) => `i.${column}` as const),
               "i.payload",
               "i.map_id",
               "i.index",

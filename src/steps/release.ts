@@ -2,6 +2,7 @@
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import type { JsonColumn } from "../database/column-types.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { limitColumns } from "../jobs/limits.ts";
 
 interface ChangeRow {
   readonly run_id: string;
@@ -55,6 +56,7 @@ const jobColumns = [
   "s.priority",
   "s.max_attempts",
   "s.timeout_seconds",
+  ...limitColumns.map((column) => `s.${column}` as const),
   "s.job_run_number as run_number",
   "s.organization_id",
   "s.run_id",

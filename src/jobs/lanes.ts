@@ -1,0 +1,189 @@
+/** The lanes of a claim: how due jobs without a limit are found in order, locked and leased. */
+import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import { type Placeholders, rowsOf } from "../database/parameters.ts";
+import type { LedgerTables } from "../database/tables.ts";
+
+export const claimParameters = { workerId: "text", limit: "int4", leaseSeconds: "int4" } as const;
+export type ClaimPlaceholders = Placeholders<typeof claimParameters>;
+
+export type WithWanted = LedgerTables & { wanted: { type: string | null } };
+export type WithLanes = WithWanted & { lane: LaneRow };
+interface LaneRow {
+  readonly type: string | null;
+  readonly priority: number | null;
+}
+interface QuotaRow extends LaneRow {
+  readonly jobs: number;
+}
+
+/** Starts a claim of the given types with the CTE `wanted`. */
+export function withGivenTypes(db: QueryCreator<LedgerTables>, types: RawBuilder<readonly string[]>) {
+  return db.withRecursive("wanted(type)", (qb) =>
+    qb.selectFrom(rowsOf("given", { type: types })).select(sql<string | null>`given.type`.as("type")),
+  );
+}
+
+/** The same with the types that have pending jobs, each found by one descent of the index from the one before. */
+export function withPendingTypes(db: QueryCreator<LedgerTables>) {
+  return db.withRecursive("wanted(type)", (qb) =>
+    qb
+      .selectFrom("job_queue as q")
+      .where("q.status", "=", "PENDING")
+      .where("q.limit_key", "is", null)
+      .select((eb) => eb.fn.min("q.type").$castTo<string | null>().as("type"))
+      .unionAll((union) =>
+        union
+          .selectFrom("wanted")
+          .where("wanted.type", "is not", null)
+          .select((eb) =>
+            eb
+              .selectFrom("job_queue as q")
+              .where("q.status", "=", "PENDING")
+              .where("q.limit_key", "is", null)
+              .whereRef("q.type", ">", "wanted.type")
+              .select(({ fn }) => fn.min("q.type").as("type"))
+              .as("type"),
+          ),
+      ),
+  );
+}
+
+/** A type whose definition `d` (which may be missing) lets its jobs start. */
+export const startable = sql<boolean>`d.enabled is not false and d.paused is not true`;
+
+/** Adds the CTE `lane`: those of the wanted types that may start, highest priority first. */
+export function withLanes(db: QueryCreator<WithWanted>): QueryCreator<WithLanes> {
+  return db
+    .withRecursive("lanes(type, priority)", (qb) =>
+      qb
+        .selectFrom("wanted as w")
+        .leftJoin("job_definitions as d", "d.type", "w.type")
+        .where(startable)
+        .select((eb) => [
+          "w.type",
+          eb
+            .selectFrom("job_queue as q")
+            .where("q.status", "=", "PENDING")
+            .where("q.limit_key", "is", null)
+            .whereRef("q.type", "=", "w.type")
+            .select(({ fn }) => fn.max("q.priority").as("priority"))
+            .as("priority"),
+        ])
+        .unionAll((union) =>
+          union
+            .selectFrom("lanes as l")
+            .where("l.priority", "is not", null)
+            .select((eb) => [
+              "l.type",
+              eb
+                .selectFrom("job_queue as q")
+                .where("q.status", "=", "PENDING")
+                .where("q.limit_key", "is", null)
+                .whereRef("q.type", "=", "l.type")
+                .whereRef("q.priority", "<", "l.priority")
+                .select(({ fn }) => fn.max("q.priority").as("priority"))
+                .as("priority"),
+            ]),
+        ),
+    )
+    .with("lane", (qb) =>
+      qb
+        .selectFrom("lanes as l")
+        .where("l.priority", "is not", null)
+        .select(["l.type", "l.priority"])
+        .orderBy("l.priority", "desc"),
+    );
+}
+
+/** The next jobs in order over all lanes, not locked. */
+export function nextInLanes(qb: QueryCreator<LedgerTables & { lane: LaneRow }>, limit: RawBuilder<number>) {
+  return qb
+    .selectFrom("lane as l")
+    .innerJoinLateral(
+      (eb) =>
+        eb
+          .selectFrom("job_queue as q")
+          .where("q.status", "=", "PENDING")
+          .where("q.limit_key", "is", null)
+          .whereRef("q.type", "=", "l.type")
+          .whereRef("q.priority", "=", "l.priority")
+          .where("q.run_at", "<=", sql<Date>`now()`)
+          .select(["q.run_at", "q.id"])
+          .orderBy("q.run_at")
+          .orderBy("q.id")
+          .limit(limit)
+          .as("next"),
+      (join) => join.onTrue(),
+    )
+    .orderBy("l.priority", "desc")
+    .orderBy("next.run_at")
+    .orderBy("next.id")
+    .limit(limit);
+}
+
+/** Locks as many jobs of each lane as its `quota` says, passing over what other sessions hold. */
+export function lockedOfQuota(qb: QueryCreator<LedgerTables & { quota: QuotaRow }>, limit: RawBuilder<number>) {
+  return (
+    qb
+      .selectFrom("quota as o")
+      .innerJoinLateral(
+        (eb) =>
+          eb
+            .selectFrom("job_queue as q")
+            .where("q.status", "=", "PENDING")
+            .where("q.limit_key", "is", null)
+            .whereRef("q.type", "=", "o.type")
+            .whereRef("q.priority", "=", "o.priority")
+            .where("q.run_at", "<=", sql<Date>`now()`)
+            .select("q.id")
+            .orderBy("q.run_at")
+            .orderBy("q.id")
+            .limit(sql<number>`o.jobs`)
+            .forUpdate("q")
+            .skipLocked()
+            .as("next"),
+        (join) => join.onTrue(),
+      )
+      .select("next.id")
+      // Says nothing new, but tells the planner how few rows come out.
+      .limit(limit)
+  );
+}
+
+const claimedColumns = [
+  "q.id",
+  "q.run_number",
+  "q.attempt",
+  "q.worker_id",
+  "q.type",
+  "q.organization_id",
+  "q.priority",
+  "q.max_attempts",
+  "q.timeout_seconds",
+  "q.run_at",
+  "q.enqueued_at",
+  "q.leased_at",
+  "q.lease_expires_at",
+  "q.workflow_run_id",
+  "q.workflow_step_id",
+  "q.tags",
+  "q.limit_key",
+  sql<string>`q.payload::text`.as("payload"),
+  sql<string | null>`q.checkpoint::text`.as("checkpoint"),
+  sql<string | null>`q.metadata::text`.as("metadata"),
+] as const;
+
+/** Leases the locked jobs of `ids`. An array, not a join: whatever the planner thinks of the numbers, rows are found by primary key. */
+export function leased(qb: QueryCreator<LedgerTables>, ids: RawBuilder<unknown>, p: ClaimPlaceholders) {
+  return qb
+    .updateTable("job_queue as q")
+    .where(sql<boolean>`q.id = any(array(${ids}))`)
+    .set((eb) => ({
+      status: "LEASED",
+      attempt: eb("q.attempt", "+", 1),
+      worker_id: p.workerId,
+      leased_at: sql<Date>`clock_timestamp()`,
+      lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.leaseSeconds})`,
+    }))
+    .returning(claimedColumns);
+}

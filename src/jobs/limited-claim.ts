@@ -1,0 +1,63 @@
+/**
+ * The claim where jobs with a limit are worth a look (FEATURES F-J11). One statement holds their keys, the next, with
+ * a snapshot from after that, sees how much each has room for and claims. No claim waits for a lock.
+ */
+import type { Executor } from "../database/executor.ts";
+import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import { holdOfAll, holdOfTypes, MAX_HELD } from "./limit-holds.ts";
+import { type ClaimedRow, claimHeldOfAll, claimHeldOfTypes } from "./limited-rows.ts";
+
+export interface ClaimRequest {
+  readonly limit: number;
+  readonly workerId: string;
+  readonly leaseSeconds: number;
+  /** Null: all. */
+  readonly types: readonly string[] | null;
+}
+
+export interface LimitedClaim {
+  readonly rows: readonly ClaimedRow[];
+  /** There may be more to claim at once. */
+  readonly more: boolean;
+}
+
+/**
+ * Claims jobs with and without a limit in one order. Two round trips in a transaction of its own, three in a caller's.
+ * Throws `job.claim_unsupported_isolation`.
+ */
+export async function claimLimited(executor: Executor, request: ClaimRequest): Promise<LimitedClaim> {
+  await requireReadCommitted(executor, "job.claim_unsupported_isolation");
+  return inTransaction(executor, async (trx) => {
+    const { held, seen } = await hold(trx, request);
+    const rows = await claimHeld(trx, request, held);
+    const claimed = rows.some(({ id }) => id !== null);
+    // Keys that others hold are looked at by them; only who got nothing at all looks again.
+    return { rows, more: held.length >= MAX_HELD || (!claimed && held.length < seen) };
+  });
+}
+
+interface HeldKey {
+  readonly tenant: string;
+  readonly key: string;
+}
+
+async function hold(
+  trx: Executor,
+  { limit, types }: ClaimRequest,
+): Promise<{ held: readonly HeldKey[]; seen: number }> {
+  const rows =
+    types === null ? await holdOfAll.execute(trx, { limit }) : await holdOfTypes.execute(trx, { limit, types });
+  const held = rows.flatMap(({ tenant, key }) => (tenant === null || key === null ? [] : [{ tenant, key }]));
+  return { held, seen: Number(rows[0]?.seen ?? 0) };
+}
+
+function claimHeld(trx: Executor, request: ClaimRequest, held: readonly HeldKey[]): Promise<ClaimedRow[]> {
+  const { types, ...values } = request;
+  const given = {
+    ...values,
+    tenants: held.map(({ tenant }) => tenant),
+    keys: held.map(({ key }) => key),
+    notify: trx.settings.notify,
+  };
+  return types === null ? claimHeldOfAll.execute(trx, given) : claimHeldOfTypes.execute(trx, { ...given, types });
+}
