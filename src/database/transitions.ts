@@ -8,6 +8,7 @@ import type { JobStatus, RunStatus, StepStatus } from "./statuses.ts";
 
 /** What is locked, in the words of the lock order. */
 export type Lock =
+  | "limit keys that nobody holds"
   | "job rows"
   | "job rows that nobody holds"
   | "release lock shared"
@@ -45,6 +46,12 @@ export const makers = {
     when: null,
     statements: ["claim_jobs", "claim_jobs_of_all_types"],
     locks: ["job rows that nobody holds"],
+  },
+  claimLimited: {
+    calls: ["jobs.claim"],
+    when: "where jobs with a limit are due",
+    statements: ["claim_limited_jobs", "claim_limited_jobs_of_all_types"],
+    locks: ["limit keys that nobody holds", "job rows that nobody holds"],
   },
   handBack: { calls: ["jobs.handBack"], when: null, statements: ["hand_back_jobs"], locks: ["job rows"] },
   complete: {
@@ -180,7 +187,7 @@ const job: readonly Transition<JobStatus>[] = [
     why: "enqueued, or its step was released",
     by: ["enqueue", ...starts, ...endings, "append", "retry"],
   },
-  { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim"] },
+  { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim", "claimLimited"] },
   { from: "LEASED", to: "PENDING", why: "handed back, or to be tried again", by: ["handBack", "fail", "reap"] },
   {
     from: "LEASED",

@@ -3,6 +3,7 @@ import { type RawBuilder, sql } from "kysely";
 import { toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { reading } from "../database/statement.ts";
+import { forgottenJobs } from "../jobs/limit-sweep.ts";
 
 /** Every invariant by name, with the sentence that it says. */
 export const invariants = {
@@ -25,6 +26,7 @@ export const invariants = {
     "A step's unsatisfied_count is its number of ON_SUCCESS prerequisites that ended without success.",
   blocked_step_without_pending: "A BLOCKED step has a prerequisite that has not ended.",
   released_step_too_early: "A step that was released, or runs, has no prerequisite pending or unsatisfied.",
+  forgotten_limit_key: "Every limit key with a due job and a free slot has a wake that says so.",
   job_key_without_job: "Every idempotency key of jobs names a job that exists.",
   run_key_without_run: "Every idempotency key of runs names a run that exists.",
   job_count: "The kept count of jobs by type, organization and status is their number.",
@@ -67,7 +69,7 @@ const check = reading("check_invariants", {}, (_db, _p, schema) => {
       having count(*) > 0`,
   );
   return sql<ViolationRow>`
-    with run_tally as (
+    with recursive ${forgottenJobs(table)}, run_tally as (
       select r.id, r.status, r.step_count, r.open_count, r.waiting_count, r.errored_count,
         count(s.id) as steps,
         count(s.id) filter (where s.status in ('BLOCKED', 'ENQUEUED', 'RUNNING')) as open,
@@ -160,6 +162,7 @@ function brokenRows(table: (name: string) => RawBuilder<unknown>): Record<Invari
     released_step_too_early: sql`
       select id from prerequisite_tally
       where status in ('ENQUEUED', 'RUNNING', 'WAITING_FOR_EXTERNAL') and (pending > 0 or unsatisfied > 0)`,
+    forgotten_limit_key: sql`select id from forgotten`,
     job_key_without_job: sql`
       select k.job_id as id from ${table("job_idempotency_keys")} as k
       where not exists (select from ${table("job_queue")} as q where q.id = k.job_id)

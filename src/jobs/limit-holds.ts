@@ -5,8 +5,9 @@ import { writing } from "../database/statement.ts";
 import { startable } from "./lanes.ts";
 import { type WithLook, withWakeTypes } from "./limit-wakes.ts";
 
-/** Keys in one hold at most. Besides as many as jobs are wanted, so many that only came free: until then nobody knows how they rank. */
-export const MAX_HELD = 300;
+/** Keys in one hold at most, besides those that are new. */
+const MAX_HELD = 300;
+/** So many more than jobs are wanted: of those that only came free nobody knows yet how they rank. */
 const MORE_HELD = 100;
 /** Wakes that are gone through for each key to hold: keys have several, and other sessions hold some. */
 const WAKES_PER_KEY = 4;
@@ -167,7 +168,12 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
         .select(["entered.tenant", "entered.key"])
         .unionAll(qb.selectFrom("locked").select(["locked.tenant", "locked.key"])),
     )
-    .selectFrom(sql<{ seen: string }>`(select count(*) from wanted_key)`.as<"sight">(sql`sight(seen)`))
+    .selectFrom(
+      sql<{ seen: string; capped: boolean }>`(
+        select (select count(*) from wanted_key), (select count(*) from due_wake) >= ${wakes}
+          or (select count(*) from locked) >= ${keys} or (select count(*) from new_key) >= ${sql.lit(MORE_HELD)}
+      )`.as<"sight">(sql`sight(seen, capped)`),
+    )
     .leftJoin("held as h", (join) => join.onTrue())
-    .select(["h.tenant", "h.key", "sight.seen"]);
+    .select(["h.tenant", "h.key", "sight.seen", "sight.capped"]);
 }

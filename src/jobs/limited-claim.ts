@@ -4,7 +4,7 @@
  */
 import type { Executor } from "../database/executor.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
-import { holdOfAll, holdOfTypes, MAX_HELD } from "./limit-holds.ts";
+import { holdOfAll, holdOfTypes } from "./limit-holds.ts";
 import { type ClaimedRow, claimHeldOfAll, claimHeldOfTypes } from "./limited-rows.ts";
 
 export interface ClaimRequest {
@@ -28,11 +28,11 @@ export interface LimitedClaim {
 export async function claimLimited(executor: Executor, request: ClaimRequest): Promise<LimitedClaim> {
   await requireReadCommitted(executor, "job.claim_unsupported_isolation");
   return inTransaction(executor, async (trx) => {
-    const { held, seen } = await hold(trx, request);
+    const { held, seen, capped } = await hold(trx, request);
     const rows = await claimHeld(trx, request, held);
     const claimed = rows.some(({ id }) => id !== null);
     // Keys that others hold are looked at by them; only who got nothing at all looks again.
-    return { rows, more: held.length >= MAX_HELD || (!claimed && held.length < seen) };
+    return { rows, more: capped || (!claimed && held.length < seen) };
   });
 }
 
@@ -41,14 +41,19 @@ interface HeldKey {
   readonly key: string;
 }
 
-async function hold(
-  trx: Executor,
-  { limit, types }: ClaimRequest,
-): Promise<{ held: readonly HeldKey[]; seen: number }> {
+interface Hold {
+  readonly held: readonly HeldKey[];
+  /** Keys that wakes spoke of. */
+  readonly seen: number;
+  /** There may be more of them. */
+  readonly capped: boolean;
+}
+
+async function hold(trx: Executor, { limit, types }: ClaimRequest): Promise<Hold> {
   const rows =
     types === null ? await holdOfAll.execute(trx, { limit }) : await holdOfTypes.execute(trx, { limit, types });
   const held = rows.flatMap(({ tenant, key }) => (tenant === null || key === null ? [] : [{ tenant, key }]));
-  return { held, seen: Number(rows[0]?.seen ?? 0) };
+  return { held, seen: Number(rows[0]?.seen ?? 0), capped: rows[0]?.capped === true };
 }
 
 function claimHeld(trx: Executor, request: ClaimRequest, held: readonly HeldKey[]): Promise<ClaimedRow[]> {

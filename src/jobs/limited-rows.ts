@@ -396,7 +396,7 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
           .leftJoin("timed as t", (join) => join.onRef("t.tenant", "=", "a.tenant").onRef("t.key", "=", "a.key"))
           .whereRef("k.tenant", "=", "a.tenant")
           .whereRef("k.key", "=", "a.key")
-          .where(sql<boolean>`a.changed or a.started or t.key is not null`)
+          .where(sql<boolean>`(a.changed or a.started or t.key is not null)`)
           .set((eb) => ({
             settings_job_id: eb.ref("a.settings_job_id"),
             concurrency: eb.ref("a.concurrency"),

@@ -36,6 +36,8 @@ export interface JobSummary {
   readonly workflowRunId: string | null;
   readonly workflowStepId: string | null;
   readonly tags: readonly string[];
+  /** The key whose limit the job runs under, or null. */
+  readonly limitKey: string | null;
 }
 
 /** A job as it stands: its live row, else its latest run. */
@@ -93,6 +95,7 @@ const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
       "j.workflow_run_id",
       "j.workflow_step_id",
       "j.tags",
+      "j.limit_key",
       sql<string>`j.payload::text`.as("payload"),
       sql<string | null>`j.checkpoint::text`.as("checkpoint"),
       sql<string | null>`j.output::text`.as("output"),
@@ -127,5 +130,6 @@ export function summaryOf(row: Omit<Row, "payload" | "checkpoint" | "output">): 
     workflowRunId: row.workflow_run_id,
     workflowStepId: row.workflow_step_id,
     tags: row.tags ?? [],
+    limitKey: row.limit_key,
   };
 }

@@ -81,6 +81,11 @@ export class Attempt {
     this.#leaseEndsAt = Math.max(this.#leaseEndsAt, leaseEndsAt);
   }
 
+  /** Whether its end may make other jobs runnable: steps that depend on it, or those that its key's limit held back. */
+  get mayRelease(): boolean {
+    return this.job.lease.workflowRunId !== null || this.job.limitKey !== null;
+  }
+
   get open(): boolean {
     return this.#open;
   }
@@ -105,7 +110,7 @@ export class Attempt {
     const { emit, release, onReleased } = this.#host;
     release(this);
     emit({ type: "succeeded", job: this.view });
-    if (this.view.workflowRunId !== null) onReleased();
+    if (this.mayRelease) onReleased();
   }
 
   /** Asks the handler to stop. What it then returns or throws is stored as ever. */

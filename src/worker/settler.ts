@@ -165,7 +165,7 @@ export class Settler {
     if (!("failure" in outcome)) emit({ type: "succeeded", job });
     else if (status === "PENDING") emit({ type: "retried", job, failure: outcome.failure, runAt });
     else emit({ type: "failed", job, failure: outcome.failure });
-    if (job.workflowRunId !== null && status !== "PENDING") onReleased();
+    if (attempt.mayRelease && (status !== "PENDING" || attempt.job.limitKey !== null)) onReleased();
   }
 
   async #refused(item: Item, error: LedgerError): Promise<void> {
@@ -175,7 +175,7 @@ export class Settler {
     const job = attempt.view;
     if (fate === "lost") return this.#lost(item, error);
     release(attempt);
-    if (fate === "succeeded" && job.workflowRunId !== null) onReleased();
+    if (fate === "succeeded" && attempt.mayRelease) onReleased();
     if (fate === "succeeded" || fate === "canceled") emit({ type: fate, job });
     else if ("failure" in outcome) {
       const { failure } = outcome;

@@ -57,6 +57,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
     1,
     1,
   ],
+  ["claim of 50 with limits", limitedJobs, 5, 4],
   ["heartbeat of none", () => (l) => l.jobs.heartbeat([]), 0, 0],
   [
     "heartbeat",
@@ -208,6 +209,12 @@ test.each(table)("%s", async (_name, prepare, alone, inTransaction) => {
   expect(bound.statements).toHaveLength(inTransaction);
   await trx.rollback().execute();
 });
+
+async function limitedJobs(): Promise<Call> {
+  const limit = { key: newKey(), concurrency: 50 };
+  await ledger.jobs.enqueueMany(Array.from({ length: 50 }, () => ({ type: "limited", payload: 1, limit })));
+  return (l) => l.jobs.claim({ workerId: "w", limit: 50, types: ["limited"] });
+}
 
 const lines = (["info", "warn", "error"] as const).map((level) => ({ level, message: level }));
 

@@ -26,6 +26,7 @@ const over = await TestRun.start(database, ledger, { first: [], second: ["first"
 await over.succeed("first");
 await over.succeed("second");
 await ledger.jobs.enqueue("keyed", {}, { idempotencyKey: "key" });
+await ledger.jobs.enqueue("limited", {}, { limit: { key: "key", concurrency: 1 } });
 
 const parent = await startParent(database, ledger, { child: [] });
 const child = await startChild(database, ledger, parent, "child", { only: [] });
@@ -75,6 +76,7 @@ const sabotage: Record<InvariantName, readonly string[]> = {
     `update runledger.workflow_steps set status = 'SUCCEEDED', ended_at = now() where ${step("leased")}`,
   ],
   released_step_too_early: [`update runledger.workflow_steps set status = 'ENQUEUED' where ${step("blocked")}`],
+  forgotten_limit_key: ["delete from runledger.job_limit_wakes"],
   job_key_without_job: ["delete from runledger.job_queue where type = 'keyed'"],
   run_key_without_run: [`update runledger.workflow_idempotency_keys set run_id = '${unknownId}'`],
   job_count: ["update runledger.status_count_deltas set delta = delta + 1 where type = 'keyed'"],
