@@ -112,7 +112,9 @@ const lockPattern = new RegExp(
   [
     "(?<tried>runledger:try_lock_workflow_run_release_shared)",
     'for (?<strength>update|share) of "(?<alias>[qsr])"(?<skip> skip locked)?',
-    "(?<advisory>pg_(?:try_)?advisory_xact_lock(?:_shared)?)\\(",
+    '(?<key>for update of "k" skip locked)',
+    // Only a new key's advisory lock is made from a text.
+    "(?<advisory>pg_(?:try_)?advisory_xact_lock(?:_shared)?)\\((?!hashtextextended)",
     'update "runledger"\\."(?<table>workflow_steps|workflow_runs)"',
   ].join("|"),
   "g",
@@ -135,7 +137,8 @@ function locksOf(transactions: readonly (readonly string[])[], name: string): Lo
 }
 
 function lockOf(groups: Record<string, string | undefined>): [string, Lock] {
-  const { tried, strength, alias, skip, advisory, table } = groups;
+  const { tried, key, strength, alias, skip, advisory, table } = groups;
+  if (key !== undefined) return ["key", "limit keys that nobody holds"];
   if (tried !== undefined) return ["release", "release lock shared, if free"];
   if (advisory !== undefined) {
     return ["release", advisory.endsWith("_shared") ? "release lock shared" : "release lock exclusive"];

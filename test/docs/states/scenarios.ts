@@ -53,6 +53,10 @@ async function playJobs({ ledger, database }: Stage): Promise<void> {
     [reaped],
   );
   await ledger.jobs.reap();
+  const limit = { key: "limited", concurrency: 5 };
+  await ledger.jobs.enqueueMany(["limited", "limited"].map((type) => ({ type, payload: {}, limit })));
+  await claim("limited");
+  await ledger.jobs.claim({ workerId: "w", limit: 10 });
 }
 
 async function playQuietCalls(stage: Stage): Promise<void> {
