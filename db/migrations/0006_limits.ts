@@ -121,8 +121,9 @@ function keys(name: QualifiedName) {
 }
 
 /**
- * A wake says that from a time on a key is worth a look: for a type, whose job became PENDING, or for all
- * of them, when a slot came free. Everybody inserts and nobody waits; only a claim that holds the key deletes.
+ * A wake says that from a time on a key is worth a look: for a type, whose job became PENDING, or, with no
+ * type (''), for all of them, when a slot came free. It ranks as its job: the one that is due, or the one whose slot it
+ * was. Everybody inserts and nobody waits; only a claim that holds the key deletes.
  */
 function wakes(name: QualifiedName) {
   return [
@@ -132,14 +133,13 @@ function wakes(name: QualifiedName) {
       key            text not null,
       due_at         timestamptz not null,
       id             bigint generated always as identity,
-      type           text,
-      priority       integer,
+      type           text not null,
+      priority       integer not null,
       job_id         uuid not null,
       concurrency    integer,
       starts         integer,
       period_seconds double precision,
-      constraint job_limit_wakes_pkey primary key (tenant, key, due_at, id),
-      constraint job_limit_wakes_typed check ((type is null) = (priority is null))
+      constraint job_limit_wakes_pkey primary key (tenant, key, due_at, id)
     ) with (
       autovacuum_vacuum_scale_factor = 0,
       autovacuum_vacuum_threshold = 2000,
@@ -148,8 +148,7 @@ function wakes(name: QualifiedName) {
     // Whether there is anything to look at, and then what comes first.
     sql`create index job_limit_wakes_due on ${name("job_limit_wakes")} (type, due_at)`,
     sql`
-    create index job_limit_wakes_order on ${name("job_limit_wakes")} (type, priority, due_at)
-    where type is not null`,
+    create index job_limit_wakes_order on ${name("job_limit_wakes")} (type, priority, due_at, job_id)`,
   ];
 }
 
@@ -165,8 +164,9 @@ function triggers(name: QualifiedName) {
     begin
       if tg_op <> 'INSERT' then
         if old.status = 'LEASED' and old.limit_key is not null and (tg_op = 'DELETE' or new.status <> 'LEASED') then
-          insert into ${name("job_limit_wakes")} (tenant, key, due_at, job_id, concurrency, starts, period_seconds)
-          values (coalesce(old.organization_id::text, 'global'), old.limit_key, now(), old.id,
+          insert into ${name("job_limit_wakes")}
+            (tenant, key, due_at, type, priority, job_id, concurrency, starts, period_seconds)
+          values (coalesce(old.organization_id::text, 'global'), old.limit_key, now(), '', old.priority, old.id,
             old.limit_concurrency, old.limit_starts, old.limit_period_seconds);
         end if;
         if tg_op = 'DELETE' then

@@ -161,10 +161,10 @@ export interface JobLimitWakes {
   job_id: string;
   key: string;
   period_seconds: number | null;
-  priority: number | null;
+  priority: number;
   starts: number | null;
   tenant: string;
-  type: string | null;
+  type: string;
 }
 
 export interface JobLogs {

@@ -3,19 +3,21 @@ import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { startable } from "./lanes.ts";
-import { type WithLook, withWakeTypes } from "./limit-wakes.ts";
+import { everyType, type WithLook, withWakeTypes } from "./limit-wakes.ts";
 
-/** Keys in one hold at most, besides those that are new. */
+/** Keys in one hold at most: as many as jobs are wanted, and some more, because a key may turn out to be full. */
 const MAX_HELD = 300;
-/** So many more than jobs are wanted: of those that only came free nobody knows yet how they rank. */
-const MORE_HELD = 100;
+const MORE_HELD = 10;
 /** Wakes that are gone through for each key to hold: keys have several, and other sessions hold some. */
-const WAKES_PER_KEY = 4;
+const WAKES_PER_KEY = 10;
 
 export const holdOfTypes = writing("hold_job_limits", { limit: "int4", types: "text[]" }, (db, p, schema) =>
   hold(
     db.withRecursive("look(type)", (qb) =>
-      qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type")),
+      qb
+        .selectFrom(rowsOf("given", { type: p.types }))
+        .select(sql<string | null>`given.type`.as("type"))
+        .unionAll(qb.selectNoFrom(sql<string | null>`${everyType}`.as("type"))),
     ),
     p.limit,
     schema,
@@ -27,9 +29,9 @@ export const holdOfAll = writing("hold_job_limits_of_all_types", { limit: "int4"
 );
 
 /**
- * `wake_lane` and `due_wake` find the first wakes in order, as a claim's lanes find jobs; `wanted_key` are their keys,
- * first those that came free. `locked` takes the rows of those that nobody holds, and no more than it needs. A key's
- * first claim makes its row, under an advisory lock that is only tried, so that two do not wait for each other.
+ * `wake_lane` and `due_wake` find the first wakes in order, as a claim's lanes find jobs; `wanted_key` are their keys.
+ * `locked` takes the rows of those that nobody holds, and no more than it needs. A key's first claim makes its
+ * row, under an advisory lock that is only tried, so that two do not wait for each other.
  */
 function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: string) {
   const keys = sql<number>`least(${limit} + ${sql.lit(MORE_HELD)}, ${sql.lit(MAX_HELD)})`;
@@ -75,27 +77,15 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
                 .whereRef("w.type", "=", "l.type")
                 .whereRef("w.priority", "=", "l.priority")
                 .where("w.due_at", "<=", sql<Date>`now()`)
-                .select(["w.tenant", "w.key", "w.due_at"])
+                .select(["w.tenant", "w.key", "w.due_at", "w.job_id"])
                 .orderBy("w.due_at")
+                .orderBy("w.job_id")
                 .limit(wakes)
                 .as("next"),
             (join) => join.onTrue(),
           )
-          .select(["next.tenant", "next.key", "next.due_at", "l.priority"])
-          .unionAll((eb) =>
-            eb
-              .selectFrom((free) =>
-                free
-                  .selectFrom("job_limit_wakes as w")
-                  .where("w.type", "is", null)
-                  .where("w.due_at", "<=", sql<Date>`now()`)
-                  .select(["w.tenant", "w.key", "w.due_at"])
-                  .orderBy("w.due_at")
-                  .limit(wakes)
-                  .as("free"),
-              )
-              .select(["free.tenant", "free.key", "free.due_at", sql<number | null>`null::integer`.as("priority")]),
-          ),
+          .select(["next.tenant", "next.key"])
+          .select(sql<string>`row_number() over (order by l.priority desc, next.due_at, next.job_id)`.as("place")),
     )
     .with(
       (cte) => cte("wanted_key").materialized(),
@@ -104,10 +94,7 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
           .selectFrom("due_wake as w")
           .groupBy(["w.tenant", "w.key"])
           .select(["w.tenant", "w.key"])
-          .orderBy(sql`bool_or(w.priority is null)`, "desc")
-          .orderBy(sql`max(w.priority)`, (order) => order.desc().nullsLast())
-          .orderBy(sql`min(w.due_at)`)
-          .limit(wakes),
+          .orderBy(sql`min(w.place)`),
     )
     .with(
       (cte) => cte("new_key").materialized(),
@@ -126,7 +113,7 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
             ),
           )
           .select(["w.tenant", "w.key"])
-          .limit(sql.lit(MORE_HELD)),
+          .limit(keys),
     )
     .with("entered", (qb) =>
       qb
@@ -171,7 +158,7 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
     .selectFrom(
       sql<{ seen: string; capped: boolean }>`(
         select (select count(*) from wanted_key), (select count(*) from due_wake) >= ${wakes}
-          or (select count(*) from locked) >= ${keys} or (select count(*) from new_key) >= ${sql.lit(MORE_HELD)}
+          or (select count(*) from locked) >= ${keys} or (select count(*) from new_key) >= ${keys}
       )`.as<"sight">(sql`sight(seen, capped)`),
     )
     .leftJoin("held as h", (join) => join.onTrue())

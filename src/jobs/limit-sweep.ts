@@ -60,7 +60,7 @@ export function forgottenJobs(table: Table): RawBuilder<unknown> {
         ))
         and not exists (
           select from ${table("job_limit_wakes")} as w
-          where w.tenant = k.tenant and w.key = k.key and (w.type is null or (w.type = k.type and w.due_at <= now()))
+          where w.tenant = k.tenant and w.key = k.key and (w.type = '' or (w.type = k.type and w.due_at <= now()))
         )
     )`;
 }

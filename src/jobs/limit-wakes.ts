@@ -12,7 +12,6 @@ export function withWakeTypes(db: QueryCreator<LedgerTables>) {
   return db.withRecursive("look(type)", (qb) =>
     qb
       .selectFrom("job_limit_wakes as w")
-      .where("w.type", "is not", null)
       .select((eb) => eb.fn.min("w.type").$castTo<string | null>().as("type"))
       .unionAll((union) =>
         union
@@ -29,32 +28,25 @@ export function withWakeTypes(db: QueryCreator<LedgerTables>) {
   );
 }
 
-/** Whether a wake is due that says nothing of types, or is of one that is worth a look and may start. */
+/** The type of a wake that is for all types: a slot came free. */
+export const everyType = sql.lit("");
+
+/** Whether a wake is due of a type that `look` has and that may start, or of every type. */
 export function anyWakeDue(qb: QueryCreator<WithLook>): RawBuilder<boolean> {
-  const untyped = qb
-    .selectFrom("job_limit_wakes as w")
-    .where("w.type", "is", null)
-    .where("w.due_at", "<=", sql<Date>`now()`)
-    .select("w.due_at");
-  const typed = qb
+  const due = (type: RawBuilder<string | null>) =>
+    sql<boolean>`exists (${qb
+      .selectFrom("job_limit_wakes as w")
+      .where("w.type", "=", type)
+      .where("w.due_at", "<=", sql<Date>`now()`)
+      .select("w.due_at")
+      .offset(0)})`;
+  const ofTypes = qb
     .selectFrom("look as l")
     .leftJoin("job_definitions as d", "d.type", "l.type")
     .where(startable)
-    .where((eb) =>
-      eb.exists(
-        eb
-          .selectFrom("job_limit_wakes as w")
-          .whereRef("w.type", "=", "l.type")
-          .where("w.due_at", "<=", sql<Date>`now()`)
-          .select("w.due_at")
-          .offset(0),
-      ),
-    )
+    .where(due(sql.ref("l.type")))
     .select("l.type");
   // Without any wake at all, which is the rule, types are not asked one by one.
-  const any = qb
-    .selectFrom("job_limit_wakes as w")
-    .where("w.type", "is not", null)
-    .select(({ fn }) => fn.min("w.type").as("type"));
-  return sql<boolean>`(exists (${untyped}) or ((${any}) is not null and exists (${typed})))`;
+  const any = qb.selectFrom("job_limit_wakes as w").select(({ fn }) => fn.min("w.type").as("type"));
+  return sql<boolean>`((${any}) is not null and (${due(everyType)} or exists (${ofTypes})))`;
 }

@@ -14,6 +14,7 @@ import {
   withLanes,
   withPendingTypes,
 } from "./lanes.ts";
+import { everyType } from "./limit-wakes.ts";
 import { tenantOf } from "./limits.ts";
 
 const parameters = { ...claimParameters, tenants: "text[]", keys: "text[]", notify: "bool" } as const;
@@ -73,6 +74,7 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
                   .whereRef("w.tenant", "=", "held.tenant")
                   .whereRef("w.key", "=", "held.key")
                   .where(dueWakes)
+                  .where(sql<boolean>`coalesce(w.concurrency, w.starts) is not null`)
                   .where(sql<boolean>`(k.settings_job_id is null or w.job_id > k.settings_job_id)`)
                   .select(["w.job_id", "w.concurrency", "w.starts", "w.period_seconds"])
                   .orderBy("w.job_id", "desc")
@@ -303,7 +305,7 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
                   .whereRef("q.priority", "=", "l.priority")
                   .where("q.run_at", "<=", sql<Date>`now()`)
                   .where(sql<boolean>`q.id not in (select id from claimed)`)
-                  .select("q.run_at")
+                  .select(["q.run_at", "q.id"])
                   .orderBy("q.run_at")
                   .orderBy("q.id")
                   .limit(1)
@@ -317,26 +319,31 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
               "l.type",
               "l.priority",
               "waiting.run_at",
+              "waiting.id",
               "k.starts_after",
               sql<boolean>`l.is_startable and not l.is_wanted`.as("is_for_others"),
             ]),
       )
-      // One that is there already, and earlier, will do.
+      // One that is there already, and earlier, will do. It ranks as the first job that waits for it.
       .with("timed", (qb) =>
         qb
           .selectFrom("key_after as k")
-          .where("k.starts_after", "<=", 0)
-          .where(sql<boolean>`coalesce(k.wake_at <= now() or k.wake_at > k.free_at, true)`)
-          .where((eb) =>
-            eb.exists(
+          .innerJoinLateral(
+            (eb) =>
               eb
                 .selectFrom("left_over as l")
                 .whereRef("l.tenant", "=", "k.tenant")
                 .whereRef("l.key", "=", "k.key")
-                .select("l.key"),
-            ),
+                .select(["l.priority", "l.id"])
+                .orderBy("l.priority", "desc")
+                .orderBy("l.run_at")
+                .limit(1)
+                .as("first"),
+            (join) => join.onTrue(),
           )
-          .select(["k.tenant", "k.key", "k.free_at"]),
+          .where("k.starts_after", "<=", 0)
+          .where(sql<boolean>`coalesce(k.wake_at <= now() or k.wake_at > k.free_at, true)`)
+          .select(["k.tenant", "k.key", "k.free_at", "first.priority", "first.id"]),
       )
       .with("answered", (qb) =>
         qb
@@ -363,30 +370,24 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
       .with("woken", (qb) =>
         qb
           .insertInto("job_limit_wakes")
-          .columns(["tenant", "key", "due_at", "type", "priority", "job_id", "concurrency", "starts", "period_seconds"])
+          .columns(["tenant", "key", "due_at", "type", "priority", "job_id"])
           .expression((eb) =>
             eb
-              .selectFrom((wakes) =>
-                wakes
-                  .selectFrom("left_over as l")
-                  .where("l.starts_after", ">", 0)
-                  .select(["l.tenant", "l.key", "l.run_at as due_at", "l.type", "l.priority"])
-                  .unionAll(
-                    wakes
-                      .selectFrom("timed as t")
-                      .select([
-                        "t.tenant",
-                        "t.key",
-                        "t.free_at as due_at",
-                        sql<string>`null::text`.as("type"),
-                        sql<number>`null::integer`.as("priority"),
-                      ]),
-                  )
-                  .as("w"),
-              )
-              .innerJoin("key as k", (join) => join.onRef("k.tenant", "=", "w.tenant").onRef("k.key", "=", "w.key"))
-              .select(["w.tenant", "w.key", "w.due_at", "w.type", "w.priority"])
-              .select(["k.settings_job_id", "k.concurrency", "k.starts", "k.period_seconds"]),
+              .selectFrom("left_over as l")
+              .where("l.starts_after", ">", 0)
+              .select(["l.tenant", "l.key", "l.run_at", "l.type", "l.priority", "l.id"])
+              .unionAll(
+                eb
+                  .selectFrom("timed as t")
+                  .select([
+                    "t.tenant",
+                    "t.key",
+                    "t.free_at as run_at",
+                    sql<string>`${everyType}`.as("type"),
+                    "t.priority",
+                    "t.id",
+                  ]),
+              ),
           ),
       )
       .with("kept", (qb) =>

@@ -175,6 +175,7 @@ const columns = [
   "workflow_run_id",
   "workflow_step_id",
   "tags",
+  "limit_key",
 ] as const;
 
 const endColumns = ["ended_at", "failure_kind", "error_code", "error_message", "canceled_reason"] as const;
