@@ -39,6 +39,15 @@ describe("a redacted field", () => {
     expect(redaction.redacted(value)).toEqual(expected);
   });
 
+  test("may be anywhere in what is nested deeper than the stack: all of it is left out", () => {
+    let deep: JsonValue = { password: "secret" };
+    for (let depth = 0; depth < 50_000; depth += 1) deep = [deep];
+
+    expect(redaction.redacted(deep)).toBe("[redacted]");
+    expect(redaction.redactorOf([deep])("a secret")).toBe("[redacted]");
+    expect(redaction.redacted(null)).toBeNull();
+  });
+
   test("leaves the value itself as it was", () => {
     const value = { password: "x", in: { card: { number: 1 } } };
     redaction.redacted(value);

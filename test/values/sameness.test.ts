@@ -155,6 +155,16 @@ test("many keys at once, new and old, are one call", async () => {
   ]);
 });
 
+test("a request that is nested deeper than the stack is refused, and nothing written", async () => {
+  // What JSON.stringify and PostgreSQL can still take.
+  const deep: unknown = JSON.parse(`${'{"a":'.repeat(3_500)}1${"}".repeat(3_500)}`);
+  const { result, statements } = await database.record(() =>
+    codeOf(() => sealed.jobs.enqueue("deep", deep, { idempotencyKey: "deep" })),
+  );
+
+  expect([result, statements]).toEqual(["payload.not_json", []]);
+});
+
 test("a key that is gone does not make a conflict of what cannot be told", async () => {
   const enqueue = (ledger: Ledger) => ledger.jobs.enqueue("forgotten", one, { idempotencyKey: "forgotten" });
   await enqueue(sealed);

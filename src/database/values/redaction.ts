@@ -19,13 +19,14 @@ export class Redaction {
 
   /** The value without those of named fields. */
   redacted(value: JsonValue | null): JsonValue | null {
-    return this.#redacted(value, "");
+    const shown = unlessTooDeep(() => this.#redacted(value, ""));
+    return shown === undefined ? REDACTED : shown;
   }
 
   /** Takes out of texts what named fields of the values hold now: strings and numbers, as they are and as JSON writes them. */
   redactorOf(values: readonly (JsonValue | null)[]): (text: string) => string {
-    const secrets = new Set<string>();
-    for (const value of values) this.#collect(value, "", false, secrets);
+    const secrets = unlessTooDeep(() => this.#secretsOf(values));
+    if (secrets === undefined) return () => REDACTED;
     // The longest first: one secret may be part of another.
     const ordered = [...secrets].sort((a, b) => b.length - a.length);
     return (text) => ordered.reduce((left, secret) => left.replaceAll(secret, REDACTED), text);
@@ -41,6 +42,12 @@ export class Redaction {
         return [name, this.#isNamed(name, at) ? REDACTED : this.#redacted(entry, at)];
       }),
     );
+  }
+
+  #secretsOf(values: readonly (JsonValue | null)[]): Set<string> {
+    const secrets = new Set<string>();
+    for (const value of values) this.#collect(value, "", false, secrets);
+    return secrets;
   }
 
   #collect(value: JsonValue, path: string, secret: boolean, secrets: Set<string>): void {
@@ -60,6 +67,16 @@ export class Redaction {
 
   #isNamed(name: string, path: string): boolean {
     return this.#names.has(name) || this.#suffixes.some((suffix) => path.endsWith(suffix));
+  }
+}
+
+/** Undefined for a value that is nested deeper than the stack is: then all of it goes. */
+function unlessTooDeep<T>(walk: () => T): T | undefined {
+  try {
+    return walk();
+  } catch (error) {
+    if (error instanceof RangeError) return undefined;
+    throw error;
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import type { JsonValue } from "../column-types.ts";
 import { type JsonText, ownJson, type StoredJson, storedForm } from "../json.ts";
-import { canonical, canonicalOf } from "./canonical.ts";
+import { canonical } from "./canonical.ts";
 import { digested } from "./codec.ts";
 import { envelope, enveloped } from "./envelope.ts";
 import { readValue } from "./read.ts";
@@ -42,12 +42,13 @@ export async function sameRequest({ codec }: ValueRules, stored: string, { plain
   if (codec === null) return false;
   const before: JsonValue = JSON.parse(stored);
   const digest = enveloped(before);
-  if (typeof digest !== "string") return canonicalOf(before) === canonical(plain);
+  if (typeof digest !== "string") return canonical(stored) === canonical(plain);
   return (await digested(codec, canonical(plain), digest)) === digest;
 }
 
 /** Whether a stored output that PostgreSQL found to differ is the same once it is decoded. */
 export async function sameOutput(rules: ValueRules, stored: string | null, plain: JsonText | null): Promise<boolean> {
   if (rules.codec === null || stored === null || plain === null) return false;
-  return canonicalOf(await readValue(rules, "output", stored)) === canonical(plain);
+  const before = await readValue(rules, "output", stored);
+  return canonical(JSON.stringify(before)) === canonical(plain);
 }
