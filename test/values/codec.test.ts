@@ -44,6 +44,12 @@ async function everyWay(ledger: Ledger, type: string, canary: string): Promise<u
   const many = await claimedOne(ledger, `${type}.many`);
   await ledger.jobs.settle([failure(many.lease, "TERMINAL")]);
   seen.push(job.payload, live.checkpoint, ended.payload, ended.output, many.payload);
+  const listed = await ledger.jobs.list({ scope: everywhere, type: `${type}.job`, payload: true, ...revealed });
+  const logged = await ledger.jobs.logs(job.lease.jobId, everywhere, revealed);
+  seen.push(
+    listed.jobs.map(({ payload }) => payload),
+    logged.lines.map(({ fields }) => fields),
+  );
 
   const child = defineWorkflow(`${type}.child`, {
     input: typed<unknown>(),

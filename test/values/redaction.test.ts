@@ -3,7 +3,7 @@ import { describe, expect, test } from "@jest/globals";
 import { Redaction } from "../../src/database/values/redaction.ts";
 import type { JsonValue } from "../../src/index.ts";
 import { handle, TerminalError } from "../../src/worker/index.ts";
-import { claimedOne, codeOf } from "../jobs/fixtures.ts";
+import { claimedOne, codeOf, failure } from "../jobs/fixtures.ts";
 import { globally, TestRun } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { startWorker } from "../worker/support.ts";
@@ -79,6 +79,28 @@ describe.each([
       checkpoint: [secretive],
       output: { secretive },
     });
+  });
+
+  test("a list and a log are read without it", async () => {
+    const { id } = await own.jobs.enqueue("listed", secretive);
+    const { lease } = await claimedOne(own, "listed");
+    await own.jobs.log(lease, [
+      { level: "info", message: "one", fields: secretive },
+      { level: "info", message: "two" },
+    ]);
+    await own.jobs.settle([failure(lease, "TERMINAL")]);
+    const newest = { scope: everywhere, type: "listed", limit: 1, payload: true } as const;
+    const payloads = async (options?: { values: "revealed" }) =>
+      [await own.jobs.list({ ...newest, ...options }), await own.jobs.deadLetters({ ...newest, ...options })].map(
+        ({ jobs }) => jobs[0]?.payload,
+      );
+    const fields = async (options?: { values: "revealed" }) =>
+      (await own.jobs.logs(id, everywhere, options)).lines.map((line) => line.fields);
+
+    expect(await payloads()).toEqual([shown, shown]);
+    expect(await payloads({ values: "revealed" })).toEqual([secretive, secretive]);
+    expect(await fields()).toEqual([shown, null]);
+    expect(await fields({ values: "revealed" })).toEqual([secretive, null]);
   });
 
   test("a run is read without it, and its steps and result have it", async () => {
