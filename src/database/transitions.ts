@@ -36,7 +36,7 @@ const resolving = ["apply_step_resolution", "expand_map_steps"] as const;
 
 export const makers = {
   enqueue: {
-    calls: ["jobs.enqueue", "jobs.enqueueMany"],
+    calls: ["jobs.enqueue", "jobs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
     statements: ["enqueue_jobs", "enqueue_keyed_jobs"],
     locks: [],
@@ -92,7 +92,7 @@ export const makers = {
   },
   cancelJob: { calls: ["jobs.cancel"], when: null, statements: ["cancel_job"], locks: ["job rows"] },
   enqueueRun: {
-    calls: ["runs.enqueue", "runs.enqueueMany"],
+    calls: ["runs.enqueue", "runs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
     statements: ["enqueue_workflow_runs"],
     locks: [],

@@ -50,7 +50,11 @@ beforeAll(async () => {
       from runledger.workflow_runs r, generate_series(1, 2) n, lateral (select get_byte(uuid_send(r.id), 15) < 13 as open) o;
     insert into runledger.workflow_step_dependencies (run_id, prerequisite_id, step_id, kind)
       select a.run_id, a.id, b.id, 'ON_SUCCESS' from runledger.workflow_steps a join runledger.workflow_steps b using (run_id)
-      where a.step_key = 's1' and b.step_key = 's2'`);
+      where a.step_key = 's1' and b.step_key = 's2';
+    insert into runledger.job_schedules (id, name, organization_id, cron, target, target_type, payload, due_at, intended_at)
+      select gen_random_uuid(), 's' || n, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
+        '0 0 1 1 *', 'JOB', 't', '{}', now() + interval '1 year', now() + interval '1 year' from generate_series(1, 20000) n;
+    insert into runledger.job_schedule_fires (schedule_id, intended_at) select id, now() from runledger.job_schedules`);
   await database.pool.query("vacuum (analyze)");
 }, 600_000);
 

@@ -78,6 +78,11 @@ test("jobs and runs of every tenant are drained: retries, maps, gates, children,
     defineSchedule("ticks", { ...everySecond, organizationId: organizations[0] ?? null }),
   );
   const runs = await Promise.all(organizations.map(start));
+  const schedules = organizations.map((organizationId) =>
+    defineSchedule("effects", { cron: "@yearly", job: "effect", payload: {}, organizationId }),
+  );
+  await worker.ledger.schedules.sync(schedules);
+  for (const { scope } of runs) await worker.ledger.schedules.retime("effects", { scope, at: new Date(0) });
   const watched = await startWorker({ ledger: worker.ledger, handlers, reap: { intervalMs: 20 } });
 
   for (const { run, tooLong, scope } of runs) {
@@ -89,6 +94,7 @@ test("jobs and runs of every tenant are drained: retries, maps, gates, children,
   await watched.event("schedule_fired");
   await owner.schedules.remove("ticks", { scope: everywhere });
   await watched.event("reaped", ({ returned }) => returned === 1);
+  for (const own of organizations) await watched.event("schedule_fired", (fired) => fired.organizationId === own);
   await drained();
   await watched.worker.stop();
   const wrong = watched.events.filter(({ type }) => ["error", "lost", "failed", "set_aside"].includes(type));

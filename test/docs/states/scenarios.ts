@@ -1,5 +1,12 @@
 /** Everything that a caller can do to jobs, steps and runs, each in every situation that makes a difference. */
-import { type AdditionSpec, defineJob, type Ledger, WorkflowAddition } from "../../../src/index.ts";
+import {
+  type AdditionSpec,
+  defineJob,
+  defineSchedule,
+  defineWorkflow,
+  type Ledger,
+  WorkflowAddition,
+} from "../../../src/index.ts";
 import { type TerminalStatus, terminalOutcomes } from "../../../src/steps/resolve.ts";
 import { failure, globally, type TestRun } from "../../runs/fixtures.ts";
 import { deadlineIsPast, gatesAreDue } from "../../runs/timed.ts";
@@ -20,6 +27,7 @@ export const scenarios: Readonly<Record<string, Scenario>> = {
   cancels: playCancels,
   retries: playRetries,
   "new runs from ended ones": playCopies,
+  schedules: playSchedules,
 };
 
 async function playJobs({ ledger, database }: Stage): Promise<void> {
@@ -295,4 +303,38 @@ async function playCopies(stage: Stage): Promise<void> {
   await stage.complete(gates, "gate", "FAILED");
   await ledger.runs.recover(gates.id, { ...globally, key: "recovered" });
   await ledger.runs.rerun(gates.id, { ...globally, key: "rerun", from: "gate" });
+}
+
+async function playSchedules({ ledger, database }: Stage): Promise<void> {
+  const workflow = defineWorkflow("scheduled", {
+    build(graph) {
+      graph.job("first", "scheduled.first", {});
+      return graph.job("second", "scheduled.second", {}, { onSuccess: [{ key: "first" }] });
+    },
+  });
+  const gated = defineWorkflow("scheduled gate", {
+    build(graph) {
+      graph.external("gate");
+      return undefined;
+    },
+  });
+  const cron = "0 * * * *";
+  const definitions = [
+    defineSchedule("of a job", { cron, job: "scheduled", payload: {} }),
+    defineSchedule("of a run", { cron, workflow, input: null }),
+    defineSchedule("of a gate", { cron, workflow: gated, input: null }),
+  ];
+  const names = definitions.map(({ name }) => name);
+  const workflows = [workflow, gated];
+  await ledger.schedules.sync(definitions);
+  await database.pool.query("update runledger.job_schedules set due_at = now(), intended_at = now()");
+  await ledger.schedules.fireDue({ workflows });
+  for (const name of names) await ledger.schedules.triggerNow(name, { ...globally, workflows });
+  await ledger.schedules.pause(names, globally);
+  await ledger.schedules.resume(names, globally);
+  for (const definition of definitions) {
+    await ledger.schedules.upsert(definition);
+    await ledger.schedules.retime(definition.name, globally);
+    await ledger.schedules.remove(definition.name, globally);
+  }
 }
