@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "@jest/globals";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 import { migrate, migrations, rollback } from "../../db/index.ts";
-import { createLedger, WorkflowBuilder } from "../../src/index.ts";
+import { createLedger, defineSchedule, type Ledger, type ScheduleTiming, WorkflowBuilder } from "../../src/index.ts";
 import { cloneDatabase, startPostgres } from "../../src/testing/index.ts";
 
 const global = { global: true } as const;
@@ -95,7 +95,7 @@ describe.each([
   });
 });
 
-/** Ended, live and keyed jobs, and runs in two states. */
+/** Ended, live and keyed jobs, runs in two states, and a schedule of each kind with fires. */
 async function useEveryTable(db: Kysely<unknown>, schema = "runledger"): Promise<void> {
   const ledger = createLedger({ db, schema });
   await ledger.jobs.enqueue("waiting", {}, { runAt: "2999-01-01T00:00:00Z", idempotencyKey: "waiting" });
@@ -111,6 +111,26 @@ async function useEveryTable(db: Kysely<unknown>, schema = "runledger"): Promise
   const runIds = [done, failed].map(({ lease }) => lease.workflowRunId ?? "");
   const statuses = await Promise.all(runIds.map(async (id) => (await ledger.runs.getStatus(id, global)).status));
   expect(statuses).toEqual(["RUNNING", "COMPLETED_WITH_ERRORS"]);
+  await useSchedules(ledger);
+}
+
+async function useSchedules(ledger: Ledger): Promise<void> {
+  const define = (name: string, timing: Partial<ScheduleTiming> = {}) =>
+    defineSchedule(name, { cron: "@yearly", overlap: "skip", ...timing, job: "scheduled", payload: {} });
+  const definitions = [
+    define("due"),
+    define("paused"),
+    define("disabled", { enabled: false }),
+    define("over", { endAt: new Date(1) }),
+  ];
+  await ledger.schedules.sync(definitions);
+  await ledger.schedules.pause(["paused"], { scope: global });
+  await ledger.schedules.retime("due", { scope: global, at: new Date(0) });
+  expect(await ledger.schedules.fireDue()).toMatchObject({ fired: { length: 1 } });
+  await ledger.schedules.upsert(define("due", { catchUp: "backfill" }));
+  await ledger.schedules.retime("due", { scope: global, at: new Date(0) });
+  const { fired, skipped } = await ledger.schedules.fireDue();
+  expect([fired.length, skipped.length > 0]).toEqual([0, true]);
 }
 
 async function objectsIn(db: Kysely<unknown>, schema: string): Promise<string[]> {
