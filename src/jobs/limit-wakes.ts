@@ -31,15 +31,16 @@ export function withWakeTypes(db: QueryCreator<LedgerTables>) {
 /** The type of a wake that is for all types: a slot came free. */
 export const everyType = sql.lit("");
 
-/** Whether a wake is due of a type that `look` has and that may start, or of every type. */
+/**
+ * Whether a wake is due of a type that `look` has and that may start, or of every type. The first one by time tells:
+ * EXISTS would be answered by a scan where the type is common among all wakes.
+ */
 export function anyWakeDue(qb: QueryCreator<WithLook>): RawBuilder<boolean> {
   const due = (type: RawBuilder<string | null>) =>
-    sql<boolean>`exists (${qb
+    sql<boolean>`(${qb
       .selectFrom("job_limit_wakes as w")
       .where("w.type", "=", type)
-      .where("w.due_at", "<=", sql<Date>`now()`)
-      .select("w.due_at")
-      .offset(0)})`;
+      .select(({ fn }) => fn.min("w.due_at").as("due_at"))}) <= now()`;
   const ofTypes = qb
     .selectFrom("look as l")
     .leftJoin("job_definitions as d", "d.type", "l.type")
@@ -48,5 +49,5 @@ export function anyWakeDue(qb: QueryCreator<WithLook>): RawBuilder<boolean> {
     .select("l.type");
   // Without any wake at all, which is the rule, types are not asked one by one.
   const any = qb.selectFrom("job_limit_wakes as w").select(({ fn }) => fn.min("w.type").as("type"));
-  return sql<boolean>`((${any}) is not null and (${due(everyType)} or exists (${ofTypes})))`;
+  return sql<boolean>`((${any}) is not null and (coalesce(${due(everyType)}, false) or exists (${ofTypes})))`;
 }
