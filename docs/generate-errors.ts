@@ -30,6 +30,7 @@ const areas = {
   "job.": "Jobs",
   "workflow.": "Workflow runs and steps",
   "schedule.": "Schedules",
+  "maintenance.": "Maintenance",
   "schema.": "Schema",
   "worker.": "Worker",
   "db.": "Database",

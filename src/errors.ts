@@ -115,6 +115,10 @@ export const errorCodes = {
   "schedule.build_failed": internal("The workflow's build function threw an error."),
   "schedule.fire_unsupported_isolation": isolation("Firing schedules"),
 
+  "maintenance.transaction_unsupported": validation(
+    "Retention takes transactions of its own, batch by batch: call it outside of one.",
+  ),
+
   "schema.missing": unavailable("The ledger's schema is missing or older than this version needs.", false),
 
   "worker.invalid_state": validation("The worker is not in a state that allows this."),

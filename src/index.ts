@@ -66,6 +66,8 @@ export {
   type Steps,
 } from "./ledger.ts";
 export type { Compacted, CompactOptions } from "./retention/compact.ts";
+export type { EndedJobStatus, EndedRunStatus, KeptDays, Retention, RetentionPolicies } from "./retention/policies.ts";
+export type { Retained, RetainOptions, RetainProgress } from "./retention/retain.ts";
 export type { AppendRequest } from "./runs/additions.ts";
 export type { AppendedSteps, AppendOptions } from "./runs/append.ts";
 export type { CanceledRun, CancelRunOptions } from "./runs/cancel.ts";

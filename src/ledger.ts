@@ -41,6 +41,8 @@ import {
 } from "./jobs/running.ts";
 import { type JobEvent, jobTimeline } from "./jobs/timeline.ts";
 import { type Compacted, type CompactOptions, compactCounts } from "./retention/compact.ts";
+import { ensurePartitions } from "./retention/partitions.ts";
+import { type Retained, type RetainOptions, retain } from "./retention/retain.ts";
 import { type AppendedSteps, type AppendOptions, appendSteps } from "./runs/append.ts";
 import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cancel.ts";
 import { type CanceledRuns, type CancelManyOptions, cancelManyRuns } from "./runs/cancel-many.ts";
@@ -554,6 +556,16 @@ class Maintenance {
   /** Folds the changes of the kept counts. */
   compactCounts(options?: CompactOptions): Promise<Compacted> {
     return compactCounts(this.#executor, options);
+  }
+
+  /** Makes partitions of the ledger ahead of time, and answers with the names of new ones. */
+  ensurePartitions(weeksAhead?: number): Promise<string[]> {
+    return ensurePartitions(this.#executor, weeksAhead);
+  }
+
+  /** Deletes what is past by its policy, in bounded batches. */
+  retain(options: RetainOptions): Promise<Retained> {
+    return retain(this.#executor, options);
   }
 }
 

@@ -16,10 +16,13 @@ export function history(schema: string): SchemaMigration {
         sql`drop view ${name("job_timeline")}`,
         timelineView(name),
         runTimelineView(name),
+        ...partitionFunctions(name, schema),
       ]);
     },
     async down(db) {
       await runAll(db, [
+        sql`drop function ${name("drop_job_ledger_partition")}(text)`,
+        sql`drop function ${name("hold_job_ledger_partition")}(text)`,
         sql`drop view ${name("workflow_timeline")}`,
         sql`drop view ${name("job_timeline")}`,
         timelineViewBefore(name),
@@ -242,6 +245,34 @@ function indexes(name: QualifiedName) {
       create index ${sql.id(`${kind}_idempotency_keys_expiring`)} on ${name(`${kind}_idempotency_keys`)} (expires_at)
       where expires_at is not null`,
     ),
+  ];
+}
+
+/**
+ * Dropping a partition in two steps of one transaction. `hold` keeps rows from being added to it, and nobody from
+ * anything else, so that what is in it can be looked at for as long as that takes; false when it is gone already. `drop` locks the whole ledger
+ * against everybody, for a moment. Their waits are bounded by lock_timeout, which is the caller's to set.
+ */
+function partitionFunctions(name: QualifiedName, schema: string) {
+  return [
+    sql`
+    create function ${name("hold_job_ledger_partition")}(partition_name text) returns boolean
+    language plpgsql as $function$
+    begin
+      execute format('lock table %I.%I in share mode', ${sql.lit(schema)}, partition_name);
+      return true;
+    exception when undefined_table then
+      return false;
+    end
+    $function$`,
+    sql`
+    create function ${name("drop_job_ledger_partition")}(partition_name text) returns void
+    language plpgsql as $function$
+    begin
+      lock table ${name("job_ledger")} in access exclusive mode;
+      execute format('drop table %I.%I', ${sql.lit(schema)}, partition_name);
+    end
+    $function$`,
   ];
 }
 
