@@ -5,7 +5,8 @@
  */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type ErrorCategory, errorCodes } from "../src/errors.ts";
+import { errorCodes, type LedgerErrorCode } from "../src/errors.ts";
+import { remedies } from "../src/remedies.ts";
 import { table } from "./markdown.ts";
 
 export const errorsPage = join(import.meta.dirname, "errors.md");
@@ -38,18 +39,23 @@ const areas = {
 
 /** The page's text. Throws when a code belongs to no area. */
 export function errorsText(): string {
-  const rows = Object.entries(errorCodes);
+  const codes = Object.keys(errorCodes).filter(isCode);
   const sections = Object.entries(areas).map(([prefix, title]) => {
-    const own = rows.filter(([code]) => code.startsWith(prefix)).map(([code, entry]) => cells(code, entry));
-    return `## ${title}\n\n${table(["code", "category", "retryable", "message"], own)}\n`;
+    const own = codes.filter((code) => code.startsWith(prefix)).map(cells);
+    return `## ${title}\n\n${table(["code", "what it means", "category", "retryable", "what to do"], own)}\n`;
   });
-  const homeless = rows.find(([code]) => !Object.keys(areas).some((prefix) => code.startsWith(prefix)));
-  if (homeless !== undefined) throw new Error(`docs/generate-errors.ts has no area for ${homeless[0]}`);
+  const homeless = codes.find((code) => !Object.keys(areas).some((prefix) => code.startsWith(prefix)));
+  if (homeless !== undefined) throw new Error(`docs/generate-errors.ts has no area for ${homeless}`);
   return [intro, ...sections].join("\n");
 }
 
-function cells(code: string, entry: { category: ErrorCategory; retryable: boolean; message: string }): string[] {
-  return [`\`${code}\``, entry.category, entry.retryable ? "yes" : "", entry.message];
+function isCode(code: string): code is LedgerErrorCode {
+  return code in errorCodes;
+}
+
+function cells(code: LedgerErrorCode): string[] {
+  const { message, category, retryable } = errorCodes[code];
+  return [`\`${code}\``, message, category, retryable ? "yes" : "", remedies[code]];
 }
 
 if (import.meta.filename === process.argv[1]) await writeFile(errorsPage, errorsText());

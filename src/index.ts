@@ -65,6 +65,7 @@ export {
   type Schedules,
   type Steps,
 } from "./ledger.ts";
+export { remedies } from "./remedies.ts";
 export type { Compacted, CompactOptions } from "./retention/compact.ts";
 export type { EndedJobStatus, EndedRunStatus, KeptDays, Retention, RetentionPolicies } from "./retention/policies.ts";
 export type { Retained, RetainOptions, RetainProgress } from "./retention/retain.ts";
