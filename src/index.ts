@@ -48,6 +48,7 @@ export {
 } from "./jobs/definition.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 export type { Lease } from "./jobs/lease.ts";
+export type { DefinedLimit, JobLimit, LimitRate, RequestedLimit } from "./jobs/limits.ts";
 export type { JobsPage, ListedJob, ListJobsOptions } from "./jobs/list.ts";
 export type { JobLog, JobLogsPage, LogsOptions } from "./jobs/logs.ts";
 export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
@@ -86,6 +87,7 @@ export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
 export {
   type ChildOptions,
   type GateOptions,
+  type JobStepSettings,
   type MapOptions,
   type StepDependencies,
   type StepOptions,

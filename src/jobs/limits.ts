@@ -1,7 +1,7 @@
 /** What a job says of its limit, and what of it is stored (FEATURES F-J11). */
 import { type RawBuilder, sql } from "kysely";
 import { LedgerError } from "../errors.ts";
-import { validDuration, validInteger, validName } from "./request.ts";
+import { validDuration, validInteger, validName } from "./arguments.ts";
 
 /** At most so many jobs of one key at once, or started in a period, or both. */
 export interface JobLimit {

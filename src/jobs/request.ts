@@ -5,9 +5,12 @@ import type { ValueRules } from "../database/values/rules.ts";
 import { type Remembered, remembered } from "../database/values/sameness.ts";
 import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
+import { MAX_INT4, validInteger, validName } from "./arguments.ts";
 import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
 import { type PreparedLimit, preparedLimit } from "./limits.ts";
 import { metadataOf } from "./tick.ts";
+
+export { validDuration, validInteger, validName } from "./arguments.ts";
 
 /** A request ready to be sent. What was not requested is null and resolves in the database. */
 export interface PreparedJob {
@@ -31,9 +34,6 @@ export interface JobSettings {
   readonly maxAttempts: number | null;
   readonly timeoutSeconds: number | null;
 }
-
-const MAX_INT4 = 2_147_483_647;
-const MAX_KEY_BYTES = 512;
 
 /** A request that has been checked, before its payload takes the form that is stored. */
 interface DraftJob extends Omit<PreparedJob, "payload" | "requested"> {
@@ -98,47 +98,6 @@ export function validSettings(settings: JobDefaults, at: string): JobSettings {
     maxAttempts: validInteger(settings.maxAttempts, `${at}maxAttempts`, 1),
     timeoutSeconds: validInteger(settings.timeoutSeconds, `${at}timeoutSeconds`, 1),
   };
-}
-
-/** A type name, step key or idempotency key: 1 to 512 bytes, not blank, no NUL. */
-export function validName(value: unknown, argument: string): string {
-  if (typeof value !== "string" || value.trim() === "" || value.includes("\0") || !value.isWellFormed()) {
-    throw new LedgerError("input.invalid", { message: `${argument} must be a string that is not blank.` });
-  }
-  if (Buffer.byteLength(value) > MAX_KEY_BYTES) {
-    throw new LedgerError("input.invalid", { message: `${argument} is longer than ${MAX_KEY_BYTES} bytes.` });
-  }
-  return value;
-}
-
-/** An optional integer of the int4 range, or null. */
-export function validInteger(
-  value: unknown,
-  argument: string,
-  minimum: number,
-  maximum: number = MAX_INT4,
-): number | null {
-  if (value === undefined || value === null) return null;
-  if (typeof value !== "number" || !Number.isInteger(value) || value < minimum || value > maximum) {
-    throw new LedgerError("input.invalid", {
-      message: `${argument} must be an integer from ${minimum} to ${maximum}.`,
-    });
-  }
-  return value;
-}
-
-/** Longer than any plan, and within what PostgreSQL can add to a time. */
-const MAX_DURATION_SECONDS = 100 * 366 * 86_400;
-
-/** An optional number of seconds above 0, fractions included, or null. */
-export function validDuration(value: unknown, argument: string): number | null {
-  if (value === undefined || value === null) return null;
-  if (typeof value !== "number" || !(value > 0) || value > MAX_DURATION_SECONDS) {
-    throw new LedgerError("input.invalid", {
-      message: `${argument} must be a number of seconds above 0 and at most ${MAX_DURATION_SECONDS}.`,
-    });
-  }
-  return value;
 }
 
 /** A time as text: a string keeps the microseconds that a Date would lose. */

@@ -10,7 +10,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   errors: [],
   database: ["errors"],
   locks: ["database", "errors"],
-  invariants: ["database", "errors"],
+  invariants: ["jobs", "locks", "database", "errors"],
   jobs: ["locks", "database", "errors"],
   steps: ["jobs", "locks", "database", "errors"],
   runs: ["steps", "jobs", "locks", "database", "errors"],
