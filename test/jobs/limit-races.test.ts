@@ -19,6 +19,8 @@ const expectNoDeadlock = watchForDeadlocks(database);
 const ledger = createLedger({ db: database.db, notify: false, lockWaitMs: 1000 });
 const one = { key: "k", concurrency: 1 } as const;
 const types = ["a"];
+/** The same for all, so that their wakes differ in nothing. */
+const runAt = new Date(Date.now() - 1000);
 
 beforeEach(() =>
   database.pool.query(
@@ -33,7 +35,7 @@ afterEach(async () => {
 const claim = (limit = 10, from: Ledger = ledger) => from.jobs.claim({ workerId: "w", limit, types });
 const payloads = (jobs: readonly ClaimedJob[]) => jobs.map(({ payload }) => payload);
 const enqueueOne = (payload: unknown, limit: JobLimit = one, to: Ledger = ledger) =>
-  to.jobs.enqueue("a", payload, { limit });
+  to.jobs.enqueue("a", payload, { limit, runAt });
 
 /** A claim with something done between its two statements; answers how many jobs it got. */
 function claimWith(between: () => Promise<unknown>, limit = 10): Promise<number> {

@@ -134,6 +134,21 @@ test("a job of the future is not started before, and keeps no other of its key",
   expect(payloads(await claim())).toEqual(["future"]);
 });
 
+test("a job of the future starts when its time has come, however often its key was looked at before", async () => {
+  await enqueueLimited(3);
+  await enqueueLimited(1, { payload: "later", runAt: new Date(Date.now() + 1500) });
+
+  const seen: unknown[] = [];
+  while (seen.length < 4) {
+    const jobs = await claim();
+    for (const { lease } of jobs) await ledger.jobs.complete(lease);
+    seen.push(...payloads(jobs));
+    if (jobs.length === 0) await sleep(20);
+  }
+
+  expect(seen).toEqual([0, 1, 2, "later"]);
+});
+
 test("a claim for other types leaves the key to those that take its jobs", async () => {
   await enqueueLimited(1, { type: "a" });
   await enqueueLimited(1, { type: "b" });
