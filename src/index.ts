@@ -68,7 +68,14 @@ export {
 } from "./ledger.ts";
 export { remedies } from "./remedies.ts";
 export type { Compacted, CompactOptions } from "./retention/compact.ts";
-export type { EndedJobStatus, EndedRunStatus, KeptDays, Retention, RetentionPolicies } from "./retention/policies.ts";
+export {
+  type EndedJobStatus,
+  type EndedRunStatus,
+  type KeptDays,
+  type Retention,
+  type RetentionPolicies,
+  requireRetention,
+} from "./retention/policies.ts";
 export type { Retained, RetainOptions, RetainProgress } from "./retention/retain.ts";
 export type { AppendRequest } from "./runs/additions.ts";
 export type { AppendedSteps, AppendOptions } from "./runs/append.ts";

@@ -62,6 +62,11 @@ export function preparedPolicies(policies: RetentionPolicies): PreparedPolicies 
   };
 }
 
+/** Throws `input.invalid` unless they can be obeyed. */
+export function requireRetention(policies: RetentionPolicies): void {
+  preparedPolicies(policies);
+}
+
 function preparedAges(given: unknown, statuses: readonly string[], at: string): PreparedAges | null {
   const { types = {}, ...all } = record(given, at);
   const general = agesOf(all, statuses, at);

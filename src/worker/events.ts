@@ -4,6 +4,7 @@ import type {
   Failure,
   FiredTick,
   LedgerError,
+  Retained,
   SetAsideSchedule,
   SkippedTick,
   TerminalStatus,
@@ -29,6 +30,7 @@ export type Activity =
   | "reap"
   | "timers"
   | "schedule"
+  | "maintain"
   | "hand_back"
   | "event_handler";
 
@@ -78,6 +80,10 @@ export type WorkerEvent =
   | ({ readonly type: "schedule_skipped" } & SkippedTick)
   /** A schedule that could not be fired: it is tried again later. */
   | ({ readonly type: "schedule_set_aside" } & SetAsideSchedule)
+  /** Partitions of the ledger were made ahead of time. */
+  | { readonly type: "partitions_made"; readonly partitions: readonly string[] }
+  /** Something was deleted: expired keys, or what was past by the policies. */
+  | ({ readonly type: "retained" } & Retained)
   /** Something failed. `fatal: false`: it is tried again. `fatal: true`: the worker stops and `done` rejects. */
   | { readonly type: "error"; readonly during: Activity; readonly error: unknown; readonly fatal: boolean }
   /** The worker has stopped; `abandoned` handlers had not returned and are left to the reaper. */

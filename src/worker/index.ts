@@ -12,5 +12,5 @@ export {
   handle,
   type JobContext,
 } from "./handlers.ts";
-export type { WorkerOptions } from "./options.ts";
+export type { MaintainOptions, WorkerOptions } from "./options.ts";
 export { createWorker, type StopOptions, type Worker } from "./worker.ts";

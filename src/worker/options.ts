@@ -1,10 +1,18 @@
 /** A worker's options, with their units and defaults, checked when it is made. */
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { type AnyWorkflowDefinition, type Ledger, LedgerError } from "../index.ts";
+import {
+  type AnyWorkflowDefinition,
+  isLedgerError,
+  type Ledger,
+  LedgerError,
+  type RetentionPolicies,
+  requireRetention,
+} from "../index.ts";
 import { childRuns } from "./child-runs.ts";
 import type { WorkerEvent } from "./events.ts";
 import type { Handler } from "./handlers.ts";
+import type { MaintainSettings } from "./maintain.ts";
 
 export interface WorkerOptions {
   /** A ledger on a pool: not one of `ledger.in(trx)`. */
@@ -40,10 +48,22 @@ export interface WorkerOptions {
    * on time, one that is new or changed at most this much late. Some worker or process must. Default: true, every 15 000.
    */
   readonly schedule?: boolean | { readonly intervalMs: number };
+  /**
+   * Whether this worker keeps the ledger in order, and how often, in milliseconds: it makes partitions ahead, folds the
+   * kept counts and deletes expired idempotency keys. With `retention` it deletes what is past by that, in a pass every
+   * `retentionIntervalMs`. Some worker or process must. Default: true, every 60 000 and 3 600 000; nothing that has ended is deleted.
+   */
+  readonly maintain?: boolean | MaintainOptions;
   /** The workflows that schedules may start from this worker; those of others are left to workers that know them. Default: none. */
   readonly workflows?: readonly AnyWorkflowDefinition[];
   /** Told of what happens, at once and in order. Must not throw: that would be a crash of the worker. */
   readonly onEvent?: (event: WorkerEvent) => void;
+}
+
+export interface MaintainOptions {
+  readonly intervalMs?: number;
+  readonly retention?: RetentionPolicies;
+  readonly retentionIntervalMs?: number;
 }
 
 /** The options with everything decided. */
@@ -60,6 +80,8 @@ export interface Settings {
   readonly reapIntervalMs: number | null;
   /** Null: it does not fire schedules. */
   readonly scheduleIntervalMs: number | null;
+  /** Null: it does not maintain. */
+  readonly maintain: MaintainSettings | null;
   readonly workflows: readonly AnyWorkflowDefinition[];
   readonly onEvent: (event: WorkerEvent) => void;
 }
@@ -67,6 +89,9 @@ export interface Settings {
 const MAX_JOBS = 10_000;
 const MAX_INTERVAL_MS = 3_600_000;
 const DEFAULT_INTERVAL_MS = 15_000;
+const MAINTAIN_MS = 60_000;
+const RETENTION_MS = 3_600_000;
+const MAX_RETENTION_MS = 7 * 86_400_000;
 const known: Readonly<Record<keyof WorkerOptions, true>> = {
   ledger: true,
   handlers: true,
@@ -78,6 +103,7 @@ const known: Readonly<Record<keyof WorkerOptions, true>> = {
   workerId: true,
   reap: true,
   schedule: true,
+  maintain: true,
   workflows: true,
   onEvent: true,
 };
@@ -101,6 +127,7 @@ export function settingsOf(options: WorkerOptions): Settings {
     workerId: workerName(options.workerId),
     reapIntervalMs: interval(options.reap, "reap"),
     scheduleIntervalMs: interval(options.schedule, "schedule"),
+    maintain: maintenance(options.maintain),
     workflows: workflowsIn(options.workflows),
     onEvent,
   };
@@ -141,6 +168,37 @@ function interval(option: WorkerOptions["reap"], name: string): number | null {
   if (option === false) return null;
   if (typeof option !== "object" || option === null) throw invalid(`${name} must be a boolean or { intervalMs }.`);
   return integer(option.intervalMs, `${name}.intervalMs`, DEFAULT_INTERVAL_MS, 10, MAX_INTERVAL_MS);
+}
+
+function maintenance(option: WorkerOptions["maintain"] = true): MaintainSettings | null {
+  if (option === false) return null;
+  const options = option === true ? {} : option;
+  if (typeof options !== "object" || options === null) throw invalid("maintain must be a boolean or an object.");
+  const { intervalMs, retention, retentionIntervalMs, ...unknown } = options;
+  const [name] = Object.keys(unknown);
+  if (name !== undefined) throw invalid(`There is no option maintain.${name}.`);
+  return {
+    intervalMs: integer(intervalMs, "maintain.intervalMs", MAINTAIN_MS, 10, MAX_INTERVAL_MS),
+    retention: retention === undefined ? null : checkedPolicies(retention),
+    retentionIntervalMs: integer(
+      retentionIntervalMs,
+      "maintain.retentionIntervalMs",
+      RETENTION_MS,
+      10,
+      MAX_RETENTION_MS,
+    ),
+  };
+}
+
+/** What is misspelt is told when the worker is made, not an hour later. */
+function checkedPolicies(retention: RetentionPolicies): RetentionPolicies {
+  try {
+    requireRetention(retention);
+    return retention;
+  } catch (cause) {
+    const reason = isLedgerError(cause) ? cause.message : "It is no policy.";
+    throw new LedgerError("config.invalid", { message: `maintain.retention: ${reason}`, cause });
+  }
 }
 
 function workflowsIn(workflows: WorkerOptions["workflows"] = []): readonly AnyWorkflowDefinition[] {

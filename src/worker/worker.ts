@@ -6,6 +6,7 @@ import type { Activity, Emit, WorkerEvent } from "./events.ts";
 import { handBack } from "./hand-back.ts";
 import { Heart } from "./heart.ts";
 import { Loop } from "./loop.ts";
+import { Maintainer } from "./maintain.ts";
 import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
 import { reapOnce } from "./reaper.ts";
 import { fireSchedulesOnce } from "./schedules.ts";
@@ -39,8 +40,8 @@ export function createWorker(options: WorkerOptions): Worker {
 /**
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
- * It uses up to twelve connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
- * one to fire timers, one to fire schedules, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
+ * It uses up to thirteen connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
+ * one to fire timers, one to fire schedules, one to maintain, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
  * `pg` whose connection breaks while it is in use ends the process unless somebody listens:
  * `pool.on("connect", (client) => client.on("error", () => {}))`.
  *
@@ -69,6 +70,8 @@ export class Worker {
   readonly #reapLoop: Loop;
   readonly #timerLoop: Loop;
   readonly #scheduleLoop: Loop;
+  readonly #maintainLoop: Loop;
+  readonly #maintainer: Maintainer | null;
   #state: "new" | "running" | "stopping" | "stopped" = "new";
   #crash: { readonly error: unknown } | undefined;
   #unsubscribe: (() => void) | null = null;
@@ -120,6 +123,9 @@ export class Worker {
     const fireTimers = () => fireTimersOnce(ledger, emit, intervalMs);
     this.#timerLoop = new Loop({ activity: "timers", turn: fireTimers, emit, crash });
     this.#scheduleLoop = new Loop({ activity: "schedule", turn: () => this.#fireSchedules(), emit, crash });
+    this.#maintainer = settings.maintain === null ? null : new Maintainer(ledger, emit, settings.maintain);
+    const maintain = async () => this.#maintainer?.turn() ?? Number.POSITIVE_INFINITY;
+    this.#maintainLoop = new Loop({ activity: "maintain", turn: maintain, emit, crash });
   }
 
   /** The name in this worker's leases. */
@@ -132,7 +138,7 @@ export class Worker {
     if (this.#state !== "new") {
       throw new LedgerError("worker.invalid_state", { message: `The worker cannot be started: it is ${this.#state}.` });
     }
-    const { ledger, reapIntervalMs, scheduleIntervalMs } = this.#settings;
+    const { ledger, reapIntervalMs, scheduleIntervalMs, maintain } = this.#settings;
     this.#state = "running";
     this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
     this.#claimLoop.wake();
@@ -141,6 +147,7 @@ export class Worker {
     if (scheduleIntervalMs !== null) {
       this.#scheduleLoop.wake(Math.min(scheduleIntervalMs, FIRST_TIMERS_MS) * Math.random());
     }
+    if (maintain !== null) this.#maintainLoop.wake(maintain.intervalMs * Math.random());
     if (reapIntervalMs === null) return;
     // Anywhere in the first interval, so that a fleet that starts together does not reap together.
     this.#reapLoop.wake(reapIntervalMs * Math.random());
@@ -176,7 +183,8 @@ export class Worker {
 
   async #windDown(): Promise<void> {
     try {
-      const swept = [this.#reapLoop.stop(), this.#timerLoop.stop(), this.#scheduleLoop.stop()];
+      this.#maintainer?.stop();
+      const swept = this.#sweepers.map((loop) => loop.stop());
       const waiting = this.#slots.close();
       await this.#claimLoop.stop();
       // A claim that was under way may have brought more.
@@ -203,11 +211,15 @@ export class Worker {
     const abandoned = this.#slots.running();
     this.#clock.clear();
     clearInterval(this.#leaseWatch);
-    const loops = [this.#claimLoop, this.#heartLoop, this.#reapLoop, this.#timerLoop, this.#scheduleLoop];
-    for (const loop of loops) void loop.stop();
+    for (const loop of [this.#claimLoop, this.#heartLoop, ...this.#sweepers]) void loop.stop();
     for (const attempt of abandoned) attempt.abandon();
     this.#settler.abandon();
     this.#emit({ type: "stopped", abandoned: abandoned.map(({ view }) => view) });
+  }
+
+  /** What is not about the jobs of this worker. */
+  get #sweepers(): readonly Loop[] {
+    return [this.#reapLoop, this.#timerLoop, this.#scheduleLoop, this.#maintainLoop];
   }
 
   #fireSchedules(): Promise<number> {
