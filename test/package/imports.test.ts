@@ -8,6 +8,7 @@ const ROOT = resolve(import.meta.dirname, "../..");
 /** What each room may import of the others. The public surface is `index`, and `db` for the migrations. */
 const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   errors: [],
+  remedies: ["errors"],
   database: ["errors"],
   locks: ["database", "errors"],
   invariants: ["jobs", "locks", "database", "errors"],
@@ -17,7 +18,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   schedules: ["runs", "steps", "jobs", "locks", "database", "errors"],
   retention: ["runs", "steps", "jobs", "locks", "database", "errors"],
   ledger: ["retention", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
-  index: ["ledger", "retention", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
+  index: ["ledger", "remedies", "retention", "schedules", "runs", "steps", "jobs", "locks", "database", "errors"],
   db: ["database", "errors"],
   // These stand on what a user has, too.
   worker: ["index"],
