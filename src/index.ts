@@ -48,6 +48,7 @@ export {
 } from "./jobs/definition.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 export type { Lease } from "./jobs/lease.ts";
+export type { SweepLimitsOptions, SweptLimits } from "./jobs/limit-sweep.ts";
 export type { DefinedLimit, JobLimit, LimitRate, RequestedLimit } from "./jobs/limits.ts";
 export type { JobsPage, ListedJob, ListJobsOptions } from "./jobs/list.ts";
 export type { JobLog, JobLogsPage, LogsOptions } from "./jobs/logs.ts";

@@ -25,6 +25,7 @@ import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/d
 import { enqueueJobs } from "./jobs/enqueue.ts";
 import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 import type { Lease } from "./jobs/lease.ts";
+import { type SweepLimitsOptions, type SweptLimits, sweepLimits } from "./jobs/limit-sweep.ts";
 import { type JobsPage, type ListJobsOptions, listJobs } from "./jobs/list.ts";
 import { type JobLogsPage, jobLogs, type LogsOptions } from "./jobs/logs.ts";
 import type { Failure, SettledJob, SettleResult } from "./jobs/outcome.ts";
@@ -561,6 +562,11 @@ class Maintenance {
   /** Makes partitions of the ledger ahead of time, and answers with the names of new ones. */
   ensurePartitions(weeksAhead?: number): Promise<string[]> {
     return ensurePartitions(this.#executor, weeksAhead);
+  }
+
+  /** Deletes limit keys that nobody uses. A worker that maintains does so by itself. */
+  sweepLimits(options?: SweepLimitsOptions): Promise<SweptLimits> {
+    return sweepLimits(this.#executor, options);
   }
 
   /** Deletes what is past by its policy, in bounded batches. */

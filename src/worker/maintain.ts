@@ -1,4 +1,4 @@
-/** Keeps the ledger in order: partitions ahead, counts folded, expired keys gone, and what is past by its policy. */
+/** Keeps the ledger in order: partitions ahead, counts folded, keys that expired or are idle gone, and what is past by its policy. */
 import { performance } from "node:perf_hooks";
 import { isLedgerError, type Ledger, type RetentionPolicies } from "../index.ts";
 import type { Emit } from "./events.ts";
@@ -32,6 +32,7 @@ export class Maintainer {
   async turn(): Promise<number> {
     await this.#makePartitions();
     const { folded } = await this.#ledger.maintenance.compactCounts({ limit: FOLD });
+    await this.#ledger.maintenance.sweepLimits();
     await this.#retain();
     return folded >= FOLD ? 0 : jittered(this.#settings.intervalMs);
   }
