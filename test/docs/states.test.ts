@@ -162,6 +162,8 @@ const placed = {
 const quiet = [
   "checkpoint_job",
   "collect_map_outputs",
+  "forget_jobs",
+  "forget_workflow_runs",
   "heartbeat_jobs",
   "keep_gate_completion",
   "progress_job",
