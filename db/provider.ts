@@ -6,6 +6,7 @@ import { workflowFeatures } from "./migrations/0004_workflow_features.ts";
 import { limits } from "./migrations/0006_limits.ts";
 import { scheduleFeatures } from "./migrations/0007_schedule_features.ts";
 import { history } from "./migrations/0008_history.ts";
+import { activeKeys } from "./migrations/0009_active_keys.ts";
 import type { SchemaMigration } from "./migrations/names.ts";
 
 export interface SchemaOptions {
@@ -31,6 +32,7 @@ export function migrations(options: SchemaOptions = {}): Record<string, SchemaMi
     "0006_limits": limits(schema),
     "0007_schedule_features": scheduleFeatures(schema),
     "0008_history": history(schema),
+    "0009_active_keys": activeKeys(schema),
   };
 }
 

@@ -47,6 +47,7 @@ export {
   typed,
 } from "./jobs/definition.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
+export type { ActiveJobKey, Debounce, JobKeys, Throttle } from "./jobs/key-options.ts";
 export type { Lease } from "./jobs/lease.ts";
 export type { SweepLimitsOptions, SweptLimits } from "./jobs/limit-sweep.ts";
 export type { DefinedLimit, JobLimit, LimitRate, RequestedLimit } from "./jobs/limits.ts";
@@ -91,7 +92,7 @@ export type {
 export type { AdvancedChild } from "./runs/child.ts";
 export type { RunCounts } from "./runs/counts.ts";
 export { type DefineWorkflowOptions, defineWorkflow } from "./runs/definition.ts";
-export type { EnqueuedRun, RunRequest } from "./runs/enqueue.ts";
+export type { RunRequest } from "./runs/enqueue.ts";
 export {
   type ChildOptions,
   type GateOptions,
@@ -105,8 +106,9 @@ export {
   WorkflowBuilder,
 } from "./runs/graph.ts";
 export type { HandleOptions, ResultType, RunHandle } from "./runs/handle.ts";
+export type { EnqueuedRun } from "./runs/insertion.ts";
 export type { ListedRun, ListRunsOptions, RunsPage } from "./runs/list.ts";
-export type { RunOptions } from "./runs/prepare.ts";
+export type { ActiveRunKey, RunOptions } from "./runs/prepare.ts";
 export type { Run, RunStatusView, Step } from "./runs/read.ts";
 export type { RecoverRunOptions, RerunOptions } from "./runs/recover.ts";
 export type { ResultOptions } from "./runs/result.ts";

@@ -49,8 +49,9 @@ import { type CanceledRun, type CancelRunOptions, cancelRun } from "./runs/cance
 import { type CanceledRuns, type CancelManyOptions, cancelManyRuns } from "./runs/cancel-many.ts";
 import { type AdvancedChild, advanceChild } from "./runs/child.ts";
 import { countRuns, type RunCounts } from "./runs/counts.ts";
-import { type EnqueuedRun, enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
+import { enqueueRuns, type RunRequest } from "./runs/enqueue.ts";
 import { type HandleOptions, type ResultType, RunHandle } from "./runs/handle.ts";
+import type { EnqueuedRun } from "./runs/insertion.ts";
 import { type ListRunsOptions, listRuns, type RunsPage } from "./runs/list.ts";
 import type { RunOptions } from "./runs/prepare.ts";
 import { getRun, getRunStatus, type Run, type RunStatusView } from "./runs/read.ts";

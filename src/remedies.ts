@@ -19,6 +19,13 @@ export const remedies: Readonly<Record<LedgerErrorCode, string>> = {
   "job.idempotency_conflict": "Use a key that stands for this request alone: the same key was used with other values.",
   "job.enqueue_idempotency_unsupported_isolation":
     "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.enqueue_active_key_unsupported_isolation":
+    "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.enqueue_debounce_unsupported_isolation":
+    "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.enqueue_throttle_unsupported_isolation":
+    "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.active_key_taken": "Wait for the end of the live job that has the key, or cancel it.",
   "job.claim_unsupported_isolation": "Claim in a READ COMMITTED transaction, or outside of the transaction.",
   "job.lease_owner_mismatch":
     "Stop working on the job and throw its result away: somebody else has it or it has ended.",
@@ -34,6 +41,9 @@ export const remedies: Readonly<Record<LedgerErrorCode, string>> = {
     "Use a key that stands for this request alone: the same key was used with another graph or input.",
   "workflow.enqueue_idempotency_unsupported_isolation":
     "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "workflow.enqueue_active_key_unsupported_isolation":
+    "Enqueue in a READ COMMITTED transaction, or outside of the transaction.",
+  "workflow.active_key_taken": "Wait for the end of the live run that has the key, or cancel it.",
   "workflow.cancel_unsupported_isolation": "Cancel in a READ COMMITTED transaction, or outside of the transaction.",
   "workflow.terminal_completion_unsupported_isolation":
     "Settle in a READ COMMITTED transaction, or outside of the transaction.",

@@ -34,6 +34,8 @@ export interface TableRule {
 
 const read = ["select"] as const;
 const append = ["select", "insert"] as const;
+/** Keys are never changed; but who takes one anew that has expired locks the row that it deletes. */
+const expiring = ["select", "insert", "delete", "update (expires_at)"] as const;
 const change = ["select", "insert", "update"] as const;
 const all = ["select", "insert", "update", "delete"] as const;
 const ofJob: Tenancy = { through: "job", column: "job_id" };
@@ -48,7 +50,12 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_queue: {
     tenancy: "organization",
     grants: {
-      enqueuer: [...append, "delete", "update (payload, priority, run_at, tags)"],
+      // What an active key lets a request replace of a pending job.
+      enqueuer: [
+        ...append,
+        "delete",
+        "update (payload, priority, run_at, tags, max_attempts, timeout_seconds, checkpoint, progress_done, progress_total, limit_key, limit_concurrency, limit_starts, limit_period_seconds)",
+      ],
       worker: all,
       reader: read,
       admin: all,
@@ -59,7 +66,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_attempts: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_events: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_logs: { tenancy: ofJob, grants: { enqueuer: read, worker: append, reader: read, admin: all } },
-  job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: append, worker: append, admin: all } },
+  job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
   job_schedules: { tenancy: "tenant", grants: { worker: all, reader: read, admin: all } },
   job_schedule_fires: {
     tenancy: { through: "schedule", column: "schedule_id" },
@@ -94,7 +101,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
     grants: { enqueuer: append, worker: append, reader: read, admin: all },
     guardedRun: "run_id",
   },
-  workflow_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: append, worker: append, admin: all } },
+  workflow_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
   schema_migrations: { tenancy: null, grants: {} },
   schema_migrations_lock: { tenancy: null, grants: {} },
 };

@@ -37,13 +37,22 @@ export function isDriverError(error: unknown): boolean {
   return driverFacts(error).sqlstate !== undefined || isConnectionError(error);
 }
 
-/** The code for a driver's error, by SQLSTATE class where no single state says more. */
+/** The code for a driver's error: by the key that was taken, else by SQLSTATE, else by its class. */
 export function codeOf(error: unknown): LedgerErrorCode {
-  const { sqlstate } = driverFacts(error);
+  const { sqlstate, constraint = "" } = driverFacts(error);
   if (isConnectionError(error)) return "db.unavailable";
   if (sqlstate === undefined) return "db.error";
-  return bySqlstate[sqlstate] ?? byClass[sqlstate.slice(0, 2)] ?? "db.error";
+  const taken = sqlstate === UNIQUE_VIOLATION ? byKey[constraint] : undefined;
+  return taken ?? bySqlstate[sqlstate] ?? byClass[sqlstate.slice(0, 2)] ?? "db.error";
 }
+
+const UNIQUE_VIOLATION = "23505";
+
+/** The unique indexes that what lives again can run into. */
+const byKey: Readonly<Record<string, LedgerErrorCode>> = {
+  job_queue_active_key: "job.active_key_taken",
+  workflow_runs_active_key: "workflow.active_key_taken",
+};
 
 const bySqlstate: Readonly<Record<string, LedgerErrorCode>> = {
   "40001": "db.serialization_conflict",

@@ -20,6 +20,8 @@ export type Generated<T> = T extends ColumnType<infer S, infer I, infer U>
   ? ColumnType<S, I | undefined, U>
   : ColumnType<T, T | undefined, T>;
 
+export type JobKeyKind = "IDEMPOTENCY" | "THROTTLE";
+
 export type JobStatus = "CANCELED" | "DEAD_LETTERED" | "LEASED" | "PENDING" | "SUCCEEDED";
 
 export type RunStatus = "CANCELED" | "COMPLETED_WITH_ERRORS" | "RUNNING" | "SUCCEEDED" | "WAITING_FOR_EXTERNAL";
@@ -100,6 +102,7 @@ export interface JobIdempotencyKeys {
   expires_at: TimestampColumn | null;
   job_id: string;
   key: string;
+  kind: Generated<JobKeyKind>;
   organization_id: string | null;
   requested: JsonColumn;
   requested_run_at: TimestampColumn | null;
@@ -108,6 +111,7 @@ export interface JobIdempotencyKeys {
 }
 
 export interface JobLedger {
+  active_key: string | null;
   attempt: number;
   canceled_reason: string | null;
   checkpoint: JsonColumn | null;
@@ -179,8 +183,10 @@ export interface JobLogs {
 }
 
 export interface JobQueue {
+  active_key: string | null;
   attempt: Generated<number>;
   checkpoint: JsonColumn | null;
+  debounce_key: string | null;
   enqueued_at: Generated<TimestampColumn>;
   id: string;
   lease_expires_at: TimestampColumn | null;
@@ -337,6 +343,7 @@ export interface WorkflowRunMutations {
 }
 
 export interface WorkflowRuns {
+  active_key: string | null;
   canceled_reason: string | null;
   created_at: Generated<TimestampColumn>;
   deadline_at: TimestampColumn | null;

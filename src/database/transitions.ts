@@ -38,8 +38,14 @@ export const makers = {
   enqueue: {
     calls: ["jobs.enqueue", "jobs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
-    statements: ["enqueue_jobs", "enqueue_keyed_jobs"],
+    statements: ["enqueue_jobs", "enqueue_keyed_jobs", "enqueue_jobs_with_expired_keys"],
     locks: [],
+  },
+  enqueueLive: {
+    calls: ["jobs.enqueue", "jobs.enqueueMany"],
+    when: "with an active or a debounce key",
+    statements: ["enqueue_jobs_with_live_keys"],
+    locks: ["job rows"],
   },
   claim: {
     calls: ["jobs.claim"],
@@ -94,7 +100,7 @@ export const makers = {
   enqueueRun: {
     calls: ["runs.enqueue", "runs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
-    statements: ["enqueue_workflow_runs"],
+    statements: ["enqueue_workflow_runs", "enqueue_keyed_workflow_runs", "enqueue_workflow_runs_with_expired_keys"],
     locks: [],
   },
   append: {
@@ -185,7 +191,7 @@ const job: readonly Transition<JobStatus>[] = [
     from: null,
     to: "PENDING",
     why: "enqueued, or its step was released",
-    by: ["enqueue", ...starts, ...endings, "append", "retry"],
+    by: ["enqueue", "enqueueLive", ...starts, ...endings, "append", "retry"],
   },
   { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim", "claimLimited"] },
   { from: "LEASED", to: "PENDING", why: "handed back, or to be tried again", by: ["handBack", "fail", "reap"] },

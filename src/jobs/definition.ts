@@ -1,11 +1,12 @@
 /** Job definitions in code: a type name, what its payload and output look like, and requests made from them. */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { LedgerError } from "../errors.ts";
+import type { JobKeys } from "./key-options.ts";
 import type { DefinedLimit, RequestedLimit } from "./limits.ts";
 import type { ScheduleTick } from "./tick.ts";
 
 /** The settings of one job; what is left out comes from the type's definition in the database, else from the defaults. */
-export interface JobOptions {
+export interface JobOptions extends JobKeys {
   /** Higher first. Default 100. */
   readonly priority?: number;
   /** How often the job may be started before it is dead-lettered. Default 8. */
@@ -14,8 +15,6 @@ export interface JobOptions {
   readonly timeoutSeconds?: number;
   /** Not started before this time. Default: at once. */
   readonly runAt?: Date | string;
-  /** The same key, type and organization give the same job. At most 512 bytes. */
-  readonly idempotencyKey?: string;
   /** The tenant. Default: the global tenant. */
   readonly organizationId?: string | null;
   /** Free labels for lists and reports. */

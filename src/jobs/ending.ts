@@ -28,6 +28,7 @@ const keptColumns = [
   "tags",
   "metadata",
   ...limitColumns,
+  "active_key",
 ] as const;
 
 /** The columns that an ending adds. */

@@ -1,10 +1,9 @@
-/** Enqueue: one statement for one job or a hundred thousand; keyed jobs take theirs from `idempotency.ts`. */
+/** Enqueue: one statement for one job or a hundred thousand; jobs with keys go by `keyed.ts`. */
 import { sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
 import type { JobRequest } from "./definition.ts";
-import { enqueueKeyed } from "./idempotency.ts";
 import {
   type EnqueuedJob,
   type EnqueueOptions,
@@ -17,13 +16,17 @@ import {
   refusedTypes,
   refuseUnknownTypes,
 } from "./insertion.ts";
+import { enqueueKeyed } from "./keyed.ts";
+import { prepareKeys } from "./keys.ts";
 import { type PreparedJob, prepareJobs } from "./request.ts";
 
 /**
  * Enqueues the jobs, all or none, and answers in the order of the requests. One round trip without
- * idempotency keys; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
- * `payload.reserved`, `payload.invalid`, `payload.unencodable`, `payload.codec_unavailable`, `job.definition_not_found_or_disabled`, `job.idempotency_conflict`,
- * `job.enqueue_idempotency_unsupported_isolation`.
+ * keys; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
+ * `payload.reserved`, `payload.invalid`, `payload.unencodable`, `payload.codec_unavailable`,
+ * `job.definition_not_found_or_disabled`, `job.idempotency_conflict`, and for keys in a caller's transaction
+ * `job.enqueue_idempotency_unsupported_isolation`, `job.enqueue_active_key_unsupported_isolation`,
+ * `job.enqueue_debounce_unsupported_isolation`, `job.enqueue_throttle_unsupported_isolation`.
  */
 export async function enqueueJobs(
   executor: Executor,
@@ -31,8 +34,12 @@ export async function enqueueJobs(
   options: EnqueueOptions = {},
 ): Promise<EnqueuedJob[]> {
   if (requests.length === 0) return [];
+  const keys = prepareKeys(requests);
   const jobs = await prepareJobs(executor.settings.values, requests);
-  if (jobs.some(({ idempotencyKey }) => idempotencyKey !== null)) return enqueueKeyed(executor, jobs, options);
+  if (keys.some((key) => key !== null)) {
+    const keyed = jobs.map((job, place) => ({ ...job, key: keys[place] ?? null }));
+    return enqueueKeyed(executor, keyed, options);
+  }
   await insertJobs(executor, jobs, options);
   return jobs.map(({ id }) => insertedJob(id));
 }

@@ -1,14 +1,16 @@
-/** Enqueue with idempotency keys (FEATURES F-J3): the key is taken first, and the job follows it. */
-import { sql } from "kysely";
+/** Keys that outlast their jobs: idempotency keys and the windows of a throttle (FEATURES F-J3, F-J12). The key is taken first, and the job follows it. */
+import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
+import { inRounds } from "../database/rounds.ts";
 import { reading, writing } from "../database/statement.ts";
 import { decodeJobStatus } from "../database/statuses.ts";
-import { allOrNothing, inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import type { JobKeyKind } from "../database/tables.generated.ts";
+import type { LedgerTables } from "../database/tables.ts";
 import { type Remembered, sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
-import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
+import { boundedHere, lockWaitFor } from "../locks/wait.ts";
 import {
   type EnqueuedJob,
   type EnqueueOptions,
@@ -21,58 +23,53 @@ import {
   refusedTypes,
   refuseUnknownTypes,
 } from "./insertion.ts";
-import type { PreparedJob } from "./request.ts";
+import type { KeyedJob } from "./keys.ts";
+
+type Answers = Map<string, EnqueuedJob>;
 
 /**
- * Enqueues jobs of which some have a key. A single job: one round trip when its key is new, two when
- * it exists. Several: the same within one transaction. In a caller's transaction three more, for its level and the
- * bound of the wait for who takes the same key, and for several another, for a savepoint.
+ * Inserts jobs without a key and those whose key is free or has expired, and finds those of the other keys. One round
+ * trip, two where some are found, three where some have expired. Throws `job.idempotency_conflict`,
+ * `job.definition_not_found_or_disabled`.
  */
-export async function enqueueKeyed(
-  executor: Executor,
-  jobs: readonly PreparedJob[],
-  options: EnqueueOptions,
-): Promise<EnqueuedJob[]> {
-  await requireReadCommitted(executor, "job.enqueue_idempotency_unsupported_isolation");
-  // A single job whose key exists has written nothing, so there is nothing to take back.
-  if (jobs.length === 1) return boundedInCaller(executor, () => takeOrFind(executor, jobs, options));
-  return inTransaction(executor, (trx) =>
-    allOrNothing(trx, () => boundedInCaller(trx, () => takeOrFind(trx, jobs, options))),
+export function takeOrFind(executor: Executor, jobs: readonly KeyedJob[], options: EnqueueOptions): Promise<Answers> {
+  // Most keys are new or live: only who has found one that has expired pays for the looking for such.
+  let statement = take;
+  return inRounds(
+    jobs,
+    ({ id }) => id,
+    async (rest) => {
+      const answers = await takeKeys(executor, statement, rest, options);
+      statement = takeAnew;
+      const kept = rest.filter(({ id }) => !answers.has(id));
+      if (kept.length === 0) return answers;
+      return new Map([...answers, ...(await findExisting(executor, kept))]);
+    },
   );
 }
 
-async function takeOrFind(
+async function takeKeys(
   executor: Executor,
-  jobs: readonly PreparedJob[],
+  statement: typeof take,
+  jobs: readonly KeyedJob[],
   options: EnqueueOptions,
-): Promise<EnqueuedJob[]> {
+): Promise<Answers> {
   const flags = { ...enqueueFlags(executor, options), lockWait: lockWaitFor(executor) };
-  const taken = await take.executeFirst(executor, { ...keyedArrays(jobs), ...flags });
-  refuseUnknownTypes(taken?.refused ?? []);
-  const inserted = new Set(taken?.inserted ?? []);
-  const kept = jobs.filter(({ id }) => !inserted.has(id));
-  const found = kept.length === 0 ? new Map<string, EnqueuedJob>() : await findExisting(executor, kept);
-  return jobs.map(({ id }) => found.get(id) ?? insertedJob(id));
+  const row = await statement.executeFirst(executor, { ...jobArrays(jobs), ...keyArrays(jobs), ...flags });
+  refuseUnknownTypes(row?.refused ?? []);
+  return new Map((row?.inserted ?? []).map((id) => [id, insertedJob(id)]));
 }
 
-/** The jobs that hold the keys, by the id that the request would have got. Throws `job.idempotency_conflict`. */
-async function findExisting(executor: Executor, jobs: readonly PreparedJob[]): Promise<Map<string, EnqueuedJob>> {
-  const { ids, types, runAts, organizations, keys, requested } = keyedArrays(jobs);
-  const rows = await existing.execute(executor, { ids, types, runAts, organizations, keys, requested });
-  const requests = new Map(jobs.map(({ id, requested: request }) => [id, request]));
+/** The jobs that hold the keys, by the id that the request would have got; none for a key that has expired or gone. */
+async function findExisting(executor: Executor, jobs: readonly KeyedJob[]): Promise<Answers> {
+  const rows = await existing.execute(executor, keyArrays(jobs));
+  const requests = new Map(jobs.map(({ id, requested }) => [id, requested]));
   for (const row of rows) {
     if (!(row.same_time && (row.same || (await isSame(executor, row, requests))))) {
       throw new LedgerError("job.idempotency_conflict");
     }
   }
-  if (rows.length < jobs.length)
-    throw new LedgerError("job.not_found", { message: "A job of an idempotency key is gone." });
-  return new Map(
-    rows.map((row) => [
-      row.id,
-      { id: row.job_id, status: decodeJobStatus(row.status), runNumber: row.run_number, disposition: "existing" },
-    ]),
-  );
+  return new Map(rows.map((row) => [row.id, existingJob(row)]));
 }
 
 type FoundRow = Awaited<ReturnType<typeof existing.execute>>[number];
@@ -82,10 +79,27 @@ function isSame(executor: Executor, { id, stored }: FoundRow, requests: Readonly
   return request !== undefined && stored !== null && sameRequest(executor.settings.values, stored, request);
 }
 
-function keyedArrays(jobs: readonly PreparedJob[]) {
+function existingJob(row: FoundRow): EnqueuedJob {
+  if (row.status === null || row.run_number === null) {
+    throw new LedgerError("job.not_found", { message: "The job of a key is gone." });
+  }
   return {
-    ...jobArrays(jobs),
-    keys: jobs.map(({ idempotencyKey }) => idempotencyKey),
+    id: row.job_id,
+    status: decodeJobStatus(row.status),
+    runNumber: row.run_number,
+    disposition: row.kind === "THROTTLE" ? "throttled" : "existing",
+  };
+}
+
+function keyArrays(jobs: readonly KeyedJob[]) {
+  return {
+    ids: jobs.map(({ id }) => id),
+    types: jobs.map(({ type }) => type),
+    organizations: jobs.map(({ organizationId }) => organizationId),
+    runAts: jobs.map(({ runAt }) => runAt),
+    keys: jobs.map(({ key }) => key?.key ?? null),
+    kinds: jobs.map((job) => (job.key?.kind === "throttle" ? "THROTTLE" : "IDEMPOTENCY")),
+    ttls: jobs.map(({ key }) => (key !== null && "ttlSeconds" in key ? key.ttlSeconds : null)),
     requested: jobs.map(({ requested }) => requested.stored),
   };
 }
@@ -96,42 +110,122 @@ const keyParameters = {
   organizations: "uuid?[]",
   runAts: "timestamptz?[]",
   keys: "text?[]",
+  kinds: "text[]",
+  ttls: "float8?[]",
   requested: "jsonb[]",
 } as const;
 
-function keyRows(p: Placeholders<typeof keyParameters>) {
+type KeyPlaceholders = Placeholders<typeof keyParameters>;
+
+function keyRows(p: KeyPlaceholders) {
   return rowsOf("keyed", {
     id: p.ids,
     type: p.types,
     organization_id: p.organizations,
     run_at: p.runAts,
     key: p.keys,
+    kind: p.kinds,
+    ttl_seconds: p.ttls,
     requested: p.requested,
   });
 }
 
 const takeParameters = { ...jobArrayParameters, ...keyParameters, lockWait: "int4?" } as const;
 
-// Keys are taken in their own order, so that two batches which share keys cannot wait for each other.
-// An insert waits for another session's insert of the same key: it then finds nothing left to take.
+// Keys are taken in their own order, so that two batches which share keys cannot wait for each other; one that is
+// named twice goes to the first. An insert waits for another session's insert of the same key: it then finds nothing left to take.
 const take = writing("enqueue_keyed_jobs", takeParameters, (db, p, schema) =>
-  db
-    .with("input", (qb) => qb.selectFrom(inputRows(p)).selectAll())
-    .with("refused", (qb) => refusedTypes(qb, p))
+  taking(withInput(db, p), p, schema, null),
+);
+
+// A key that has expired is locked in the order of keys too, and deleted before the insert looks for it; others are not
+// locked at all.
+const takeAnew = writing("enqueue_jobs_with_expired_keys", takeParameters, (db, p, schema) =>
+  taking(
+    withInput(db, p)
+      .with("stale", (qb) =>
+        qb
+          .selectFrom((eb) =>
+            eb
+              .selectFrom(keyRows(p))
+              .where("keyed.key", "is not", null)
+              .where(boundedHere(p.lockWait))
+              .select(["keyed.type", "keyed.organization_id", "keyed.key", "keyed.kind"])
+              .orderBy("keyed.type")
+              .orderBy("keyed.organization_id")
+              .orderBy("keyed.key")
+              .orderBy("keyed.kind")
+              .as("wanted"),
+          )
+          .innerJoinLateral(
+            (eb) =>
+              eb
+                .selectFrom("job_idempotency_keys as k")
+                .whereRef("k.type", "=", "wanted.type")
+                .where(sql<boolean>`k.tenant = coalesce(wanted.organization_id::text, 'global')`)
+                .whereRef("k.key", "=", "wanted.key")
+                .where(sql<boolean>`k.kind = ${kindOf("wanted.kind", schema)}`)
+                .where("k.expires_at", "<=", sql<Date>`clock_timestamp()`)
+                .select(sql<string>`k.ctid`.as("place"))
+                .forUpdate("k")
+                .as("found"),
+            (join) => join.onTrue(),
+          )
+          .select("found.place"),
+      )
+      .with("expired", (qb) =>
+        qb
+          .deleteFrom("job_idempotency_keys as k")
+          .where(sql<boolean>`k.ctid = any(array(select place from stale))`)
+          .returning("k.job_id"),
+      ),
+    p,
+    schema,
+    // Says nothing, but has the delete done first.
+    sql`(select count(*) from expired) >= 0`,
+  ),
+);
+
+type TakePlaceholders = Placeholders<typeof takeParameters>;
+
+function withInput(db: QueryCreator<LedgerTables>, p: TakePlaceholders) {
+  return db.with("input", (qb) => qb.selectFrom(inputRows(p)).selectAll()).with("refused", (qb) => refusedTypes(qb, p));
+}
+
+/** Takes the keys when `ready`, and inserts the jobs that got theirs or have none. */
+function taking(
+  db: ReturnType<typeof withInput>,
+  p: TakePlaceholders,
+  schema: string,
+  ready: RawBuilder<boolean> | null,
+) {
+  return db
     .with("taken", (qb) =>
       qb
         .insertInto("job_idempotency_keys")
-        .columns(["job_id", "type", "organization_id", "key", "requested", "requested_run_at"])
+        .columns(["job_id", "type", "organization_id", "key", "kind", "requested", "requested_run_at", "expires_at"])
         .expression((eb) =>
           eb
             .selectFrom(keyRows(p))
             .where("keyed.key", "is not", null)
             .where(boundedHere(p.lockWait))
             .where(sql<boolean>`not exists (select from refused)`)
-            .select(["keyed.id", "keyed.type", "keyed.organization_id", "keyed.key", "keyed.requested", "keyed.run_at"])
+            .$call((query) => (ready === null ? query : query.where(ready)))
+            .select([
+              "keyed.id",
+              "keyed.type",
+              "keyed.organization_id",
+              "keyed.key",
+              kindOf("keyed.kind", schema).as("kind"),
+              "keyed.requested",
+              "keyed.run_at",
+              sql<Date | null>`clock_timestamp() + make_interval(secs => keyed.ttl_seconds)`.as("expires_at"),
+            ])
             .orderBy("keyed.type")
             .orderBy("keyed.organization_id")
-            .orderBy("keyed.key"),
+            .orderBy("keyed.key")
+            .orderBy("keyed.kind")
+            .orderBy("keyed.id"),
         )
         .onConflict((conflict) => conflict.doNothing())
         .returning("job_id"),
@@ -149,20 +243,21 @@ const take = writing("enqueue_keyed_jobs", takeParameters, (db, p, schema) =>
       sql<string[]>`array(select type from refused)`.as("refused"),
       sql<string[]>`array(select id from inserted)`.as("inserted"),
       announceJobs(p.notify, schema, sql`select from inserted where run_at <= now()`).as("announced"),
-    ]),
-);
+    ]);
+}
 
 // The job is looked up by id in the queue, then the ledger: a join with the view would read all of both.
-const existing = reading("find_keyed_jobs", keyParameters, (db, p) =>
+const existing = reading("find_keyed_jobs", keyParameters, (db, p, schema) =>
   db
     .selectFrom(keyRows(p))
     .innerJoin("job_idempotency_keys as k", (join) =>
       join
         .onRef("k.type", "=", "keyed.type")
         .on(sql<boolean>`k.tenant = coalesce(keyed.organization_id::text, 'global')`)
-        .onRef("k.key", "=", "keyed.key"),
+        .onRef("k.key", "=", "keyed.key")
+        .on(sql<boolean>`k.kind = ${kindOf("keyed.kind", schema)}`),
     )
-    .innerJoinLateral(
+    .leftJoinLateral(
       (eb) =>
         eb
           .selectFrom("job_queue as q")
@@ -176,13 +271,19 @@ const existing = reading("find_keyed_jobs", keyParameters, (db, p) =>
           .as("job"),
       (join) => join.onTrue(),
     )
+    .where(sql<boolean>`(k.expires_at > clock_timestamp()) is not false`)
     .select([
       "keyed.id",
       "k.job_id",
+      "k.kind",
       "job.status",
       "job.run_number",
-      sql<boolean>`k.requested_run_at is not distinct from keyed.run_at`.as("same_time"),
-      sql<boolean>`k.requested = keyed.requested`.as("same"),
+      sql<boolean>`k.kind = 'THROTTLE' or k.requested_run_at is not distinct from keyed.run_at`.as("same_time"),
+      sql<boolean>`k.kind = 'THROTTLE' or k.requested = keyed.requested`.as("same"),
       sql<string | null>`case when k.requested <> keyed.requested then k.requested::text end`.as("stored"),
     ]),
 );
+
+function kindOf(column: string, schema: string) {
+  return sql<JobKeyKind>`${sql.ref(column)}::${sql.id(schema, "job_key_kind")}`;
+}

@@ -15,8 +15,12 @@ export interface EnqueuedJob {
   readonly id: string;
   readonly status: JobStatus;
   readonly runNumber: number;
-  /** `existing`: the idempotency key named a job that is there already. */
-  readonly disposition: "inserted" | "existing";
+  /**
+   * What the request's key came upon. `existing`: the job that the idempotency key gave before. `existing_active`: the
+   * live job of the active key. `replaced`: the pending job of the key, with this payload now. `throttled`: the job
+   * that the window has already.
+   */
+  readonly disposition: "inserted" | "existing" | "existing_active" | "replaced" | "throttled";
 }
 
 export interface EnqueueOptions {
@@ -71,7 +75,11 @@ export function jobArrays(jobs: readonly PreparedJob[]) {
 
 /** The input rows of an enqueue, under the name `input`. */
 export function inputRows(p: JobPlaceholders) {
-  return rowsOf("input", {
+  return rowsOf("input", inputColumns(p));
+}
+
+export function inputColumns(p: JobPlaceholders) {
+  return {
     id: p.ids,
     type: p.types,
     payload: p.payloads,
@@ -86,7 +94,7 @@ export function inputRows(p: JobPlaceholders) {
     limit_concurrency: p.limitConcurrencies,
     limit_starts: p.limitStarts,
     limit_period_seconds: p.limitPeriods,
-  });
+  };
 }
 
 type JobPlaceholders = Placeholders<typeof jobArrayParameters>;
@@ -103,8 +111,18 @@ export function refusedTypes(qb: QueryCreator<WithInput>, p: JobPlaceholders) {
     .distinct();
 }
 
-/** Inserts the input rows that `admitted` lets through, with all settings resolved. */
-export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder<boolean>) {
+/** The keys of live jobs. */
+export const liveKeyColumns = ["active_key", "debounce_key"] as const;
+
+/**
+ * Inserts the input rows that `admitted` lets through, with all settings resolved. With keys they are inserted in the
+ * order of these, so that two batches which share some cannot wait for each other.
+ */
+export function insertAdmitted(
+  qb: QueryCreator<WithInput>,
+  admitted: RawBuilder<boolean>,
+  keys: typeof liveKeyColumns | readonly [] = [],
+) {
   return qb
     .insertInto("job_queue")
     .columns([
@@ -119,6 +137,7 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
       "tags",
       "metadata",
       ...limitColumns,
+      ...keys,
     ])
     .expression((eb) =>
       eb
@@ -137,7 +156,16 @@ export function insertAdmitted(qb: QueryCreator<WithInput>, admitted: RawBuilder
           sql<string[]>`input.tags::text[]`.as("tags"),
           "input.metadata",
           ...limitColumns.map((column) => `input.${column}` as const),
-        ]),
+          ...keys.map((key) => sql<string | null>`${sql.ref(`input.${key}`)}`.as(key)),
+        ])
+        .$if(keys.length > 0, (query) =>
+          query
+            .orderBy("input.type")
+            .orderBy("input.organization_id")
+            .orderBy(sql.ref("input.active_key"))
+            .orderBy(sql.ref("input.debounce_key"))
+            .orderBy("input.id"),
+        ),
     )
     .returning(["id", "run_at"]);
 }

@@ -184,6 +184,8 @@ export function leased(qb: QueryCreator<LedgerTables>, ids: RawBuilder<unknown>,
       worker_id: p.workerId,
       leased_at: sql<Date>`clock_timestamp()`,
       lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.leaseSeconds})`,
+      // What is asked for from now on is not in the payload that the handler gets.
+      debounce_key: null,
     }))
     .returning(claimedColumns);
 }

@@ -18,12 +18,13 @@ export interface PreparedJob {
   readonly type: string;
   readonly payload: StoredJson;
   readonly settings: JobSettings;
+  /** Those of the settings that the request itself names, without the definition's. */
+  readonly requestedSettings: JobSettings;
   readonly runAt: string | null;
   readonly organizationId: string | null;
   readonly tags: string | null;
   readonly metadata: StoredJson | null;
   readonly limit: PreparedLimit | null;
-  readonly idempotencyKey: string | null;
   /** What an idempotency key remembers besides the run-at: a changed default does not turn a retry into a conflict. */
   readonly requested: Remembered;
 }
@@ -60,7 +61,7 @@ export async function prepareJobs(rules: ValueRules, requests: readonly JobReque
   );
   const requested = await remembered(
     rules,
-    drafts.map((draft) => (draft.idempotencyKey === null ? null : draft.requested)),
+    drafts.map((draft, place) => (requests[place]?.idempotencyKey === undefined ? null : draft.requested)),
   );
   return drafts.map((draft, place) => ({ ...draft, payload: payload(place), requested: requested(place) }));
 }
@@ -80,13 +81,12 @@ function drafted(rules: ValueRules, request: JobRequest, id: string, at: string)
       maxAttempts: requested.maxAttempts ?? defaults.maxAttempts,
       timeoutSeconds: requested.timeoutSeconds ?? defaults.timeoutSeconds,
     },
+    requestedSettings: requested,
     runAt: request.runAt === undefined ? null : validTime(request.runAt, `${at}runAt`),
     organizationId: validOrganization(request.organizationId, `${at}organizationId`),
     tags,
     metadata: metadataOf(request.schedule),
     limit: preparedLimit(request.limit, request.definedLimit?.(), at),
-    idempotencyKey:
-      request.idempotencyKey === undefined ? null : validName(request.idempotencyKey, `${at}idempotencyKey`),
     requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags, limit: request.limit })}}`,
   };
 }

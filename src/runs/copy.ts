@@ -12,7 +12,7 @@ import { insertReleased } from "../jobs/insertion.ts";
 import { limitColumns } from "../jobs/limits.ts";
 import { insertEdges } from "../steps/insertion.ts";
 import { statusByCounters } from "../steps/run-status.ts";
-import type { EnqueuedRun } from "./enqueue.ts";
+import type { EnqueuedRun } from "./insertion.ts";
 import type { Mutation } from "./mutation.ts";
 import type { Renewal } from "./renewal.ts";
 
@@ -190,6 +190,7 @@ const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
           "status",
           "deadline_at",
           "ended_at",
+          "active_key",
         ])
         .expression((eb) =>
           eb
@@ -210,6 +211,7 @@ const copy = writing("copy_workflow_run", copyParameters, (db, p, schema) =>
               statusByCounters(schema, p.open, p.waiting, p.errored).as("status"),
               sql<Date | null>`now() + make_interval(secs => ${p.deadlineSeconds})`.as("deadline_at"),
               sql<Date | null>`case when ${p.open} + ${p.waiting} = 0 then now() end`.as("ended_at"),
+              "r.active_key",
             ]),
         )
         .returning("status"),

@@ -4,7 +4,8 @@ import type { JsonText } from "../database/json.ts";
 import type { StepStatus } from "../database/statuses.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { type Remembered, remembered } from "../database/values/sameness.ts";
-import { validDuration, validName, validOrganization } from "../jobs/request.ts";
+import { type PreparedKey, preparedKey } from "../jobs/keys.ts";
+import { validDuration, validOrganization } from "../jobs/request.ts";
 import type { PreparedEdge, PreparedStep } from "../steps/insertion.ts";
 import { counterOf } from "../steps/run-status.ts";
 import { preparePayloads, type StepDraft, type StoredDraft, stepDrafts, storedDrafts } from "./drafts.ts";
@@ -14,10 +15,19 @@ import { topologicallySorted } from "./validate.ts";
 export interface RunOptions {
   /** The same key, workflow type and organization give the same run. At most 512 bytes. */
   readonly idempotencyKey?: string;
+  /** How long the idempotency key is remembered, in seconds from its first use. Default: for ever. */
+  readonly idempotencyTtlSeconds?: number;
+  /** At most one live run of the key, workflow type and organization. Not together with an idempotency key. */
+  readonly active?: ActiveRunKey;
   /** The tenant. Default: the global tenant. */
   readonly organizationId?: string | null;
   /** The run is cancelled when it has not ended this many seconds after its enqueue. Default: it has no deadline. */
   readonly deadlineSeconds?: number;
+}
+
+export interface ActiveRunKey {
+  /** At most 512 bytes. */
+  readonly key: string;
 }
 
 /** The step of another run that a run stands for. */
@@ -30,7 +40,8 @@ export interface PreparedRun {
   readonly runId: string;
   readonly type: string;
   readonly organizationId: string | null;
-  readonly idempotencyKey: string | null;
+  /** An idempotency key or an active key. */
+  readonly key: PreparedKey | null;
   readonly requested: Remembered | null;
   readonly resultStepId: string | null;
   readonly deadlineSeconds: number | null;
@@ -50,8 +61,8 @@ export async function prepareRun(
 ): Promise<PreparedRun> {
   const sorted = topologicallySorted(graph);
   await preparePayloads(sorted);
-  const idempotencyKey =
-    options.idempotencyKey === undefined ? null : validName(options.idempotencyKey, "idempotencyKey");
+  const { idempotencyKey, idempotencyTtlSeconds, active } = options;
+  const key = preparedKey({ idempotencyKey, idempotencyTtlSeconds, active }, "");
   const deadlineSeconds = validDuration(options.deadlineSeconds, "deadlineSeconds");
   const runId = newId();
   const { drafts, idOf } = stepDrafts(rules, sorted, at);
@@ -59,14 +70,14 @@ export async function prepareRun(
     step.dependencies.map(({ key, kind }) => ({ prerequisiteId: idOf(key), stepId: idOf(step.key), kind })),
   );
   const requested =
-    idempotencyKey === null ? null : await remembered(rules, [requestOf(graph, drafts, deadlineSeconds)]);
+    key?.kind !== "idempotency" ? null : await remembered(rules, [requestOf(graph, drafts, deadlineSeconds)]);
   const steps = initialSteps(await storedDrafts(rules, drafts), edges);
   const count = (counter: "open" | "waiting") => steps.filter(({ status }) => counterOf(status) === counter).length;
   return {
     runId,
     type: graph.type,
     organizationId: validOrganization(options.organizationId, "organizationId"),
-    idempotencyKey,
+    key,
     requested: requested?.(0) ?? null,
     resultStepId: graph.resultStep === null ? null : idOf(graph.resultStep),
     deadlineSeconds,

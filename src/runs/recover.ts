@@ -10,7 +10,7 @@ import { validDuration, validName } from "../jobs/request.ts";
 import { lockRunForShare } from "../locks/rows.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import { type CopyRequest, copyRun } from "./copy.ts";
-import type { EnqueuedRun } from "./enqueue.ts";
+import type { EnqueuedRun } from "./insertion.ts";
 import { findMutation, validStepKeys } from "./mutation.ts";
 import { getRunStatus } from "./read.ts";
 import { type Renewal, recovery, rerun } from "./renewal.ts";
@@ -34,7 +34,7 @@ export interface RerunOptions extends RecoverRunOptions {
  * succeeded are taken over with their outputs, all others start anew. Outputs and payloads stay on the
  * server. Nine round trips in a transaction of its own, four when the key was used before. Throws
  * `workflow.run_not_found`, `workflow.recover_not_ended`, `workflow.recover_succeeded`,
- * `workflow.recover_conflicting_key`, `workflow.rerun_item_needed`, `workflow.recover_unsupported_isolation`,
+ * `workflow.recover_conflicting_key`, `workflow.active_key_taken`, `workflow.rerun_item_needed`, `workflow.recover_unsupported_isolation`,
  * `scope.required`, `input.invalid`, `db.lock_timeout`.
  */
 export async function recoverRun(executor: Executor, runId: string, options: RecoverRunOptions): Promise<EnqueuedRun> {
@@ -59,7 +59,7 @@ export async function recoverRun(executor: Executor, runId: string, options: Rec
  * comes after them start anew, all others are taken over as they ended, failed and cancelled ones too. Round
  * trips as `recoverRun`. Throws `workflow.run_not_found`, `workflow.step_not_found`, `workflow.rerun_not_ended`,
  * `workflow.rerun_step_unsatisfied`, `workflow.rerun_map_step`, `workflow.rerun_item_needed`,
- * `workflow.rerun_conflicting_key`, `workflow.rerun_unsupported_isolation`, `scope.required`, `input.invalid`,
+ * `workflow.active_key_taken`, `workflow.rerun_conflicting_key`, `workflow.rerun_unsupported_isolation`, `scope.required`, `input.invalid`,
  * `db.lock_timeout`.
  */
 export async function rerunRun(executor: Executor, runId: string, options: RerunOptions): Promise<EnqueuedRun> {

@@ -52,7 +52,7 @@ export interface RetriedRun {
  * transaction of its own, three when the key was used before or the run cannot be retried. Throws
  * `workflow.run_not_found`, `workflow.step_not_found`, `workflow.retry_not_failed`, `workflow.retry_run_canceled`,
  * `workflow.retry_child_run`, `workflow.retry_step_not_failed`, `workflow.retry_step_unsatisfied`,
- * `workflow.retry_map_step`, `workflow.retry_conflicting_key`, `workflow.retry_unsupported_isolation`,
+ * `workflow.retry_map_step`, `workflow.active_key_taken`, `workflow.retry_conflicting_key`, `workflow.retry_unsupported_isolation`,
  * `scope.required`, `input.invalid`, `db.lock_timeout`.
  */
 export async function retryRun(executor: Executor, runId: string, options: RetryRunOptions): Promise<RetriedRun> {

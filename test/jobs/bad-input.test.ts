@@ -6,6 +6,7 @@ import { v7 } from "uuid";
 import {
   createLedger,
   defineJob,
+  type JobOptions,
   type Lease,
   type Ledger,
   type LogLine,
@@ -94,6 +95,29 @@ const integers = (fn: string, what: string, minimum: string, call: (value: Wrong
     ] as const
   ).map(([form, value]) => [fn, `${what}: ${form}`, "input.invalid", call(value)] as const);
 
+const durations = (fn: string, what: string, call: (value: Wrong) => Call): Row[] =>
+  (
+    [
+      ["0", 0],
+      ["less than 0", -1],
+      ["text", "60"],
+      ["NaN", Number.NaN],
+      ["infinite", Number.POSITIVE_INFINITY],
+      ["a thousand years", 1000 * 366 * 86_400],
+      ["a bigint", 1n],
+    ] as const
+  ).map(([form, value]) => [fn, `${what}: ${form}`, "input.invalid", call(value)] as const);
+
+const oneOfEachKind: readonly JobOptions[] = [
+  { idempotencyKey: "k" },
+  { active: { key: "k" } },
+  { debounce: { key: "k", seconds: 1 } },
+  { throttle: { key: "k", seconds: 1 } },
+];
+
+const pairsOf = <T>(values: readonly T[]): [T, T][] =>
+  values.flatMap((one, place) => values.slice(place + 1).map((other): [T, T] => [one, other]));
+
 const times = (fn: string, what: string, call: (value: Wrong) => Call): Row[] =>
   (
     [
@@ -165,6 +189,61 @@ const staleLeases: Row[] = underLease
 const table: readonly Row[] = [
   ...names("enqueue", "type", (type) => (l) => l.jobs.enqueueMany([{ type, payload: 1 }])),
   ...names("enqueue", "key", (idempotencyKey) => (l) => l.jobs.enqueue("t", 1, { idempotencyKey }), ["undefined"]),
+  ...durations("enqueue", "idempotencyTtlSeconds", (idempotencyTtlSeconds) => (l) => {
+    return l.jobs.enqueue("t", 1, { idempotencyKey: "k", idempotencyTtlSeconds });
+  }),
+  [
+    "enqueue",
+    "idempotencyTtlSeconds without a key",
+    "input.invalid",
+    (l) => l.jobs.enqueue("t", 1, { idempotencyTtlSeconds: 1 }),
+  ],
+  ...names("enqueue", "active.key", (key) => (l) => l.jobs.enqueue("t", 1, { active: { key } })),
+  ...names("enqueue", "debounce.key", (key) => (l) => l.jobs.enqueue("t", 1, { debounce: { key, seconds: 1 } })),
+  ...names("enqueue", "throttle.key", (key) => (l) => l.jobs.enqueue("t", 1, { throttle: { key, seconds: 1 } })),
+  ...durations("enqueue", "debounce.seconds", (seconds) => (l) => {
+    return l.jobs.enqueue("t", 1, { debounce: { key: "k", seconds } });
+  }),
+  ...durations("enqueue", "debounce.maxSeconds", (maxSeconds) => (l) => {
+    return l.jobs.enqueue("t", 1, { debounce: { key: "k", seconds: 1, maxSeconds } });
+  }),
+  ...durations("enqueue", "throttle.seconds", (seconds) => (l) => {
+    return l.jobs.enqueue("t", 1, { throttle: { key: "k", seconds } });
+  }),
+  ...["active", "debounce", "throttle"].flatMap((kind) =>
+    [null, "k", 7].map((value): Row => {
+      const options: Wrong = { [kind]: value };
+      return ["enqueue", `${kind}: ${value}`, "input.invalid", (l) => l.jobs.enqueue("t", 1, options)];
+    }),
+  ),
+  ...["debounce", "throttle"].map((kind): Row => {
+    const options: Wrong = { [kind]: { key: "k" } };
+    return ["enqueue", `${kind} without seconds`, "input.invalid", (l) => l.jobs.enqueue("t", 1, options)];
+  }),
+  ...["yes", null, 1].map((replace: Wrong): Row => {
+    const active = { key: "k", replace };
+    return ["enqueue", `active.replace: ${replace}`, "input.invalid", (l) => l.jobs.enqueue("t", 1, { active })];
+  }),
+  [
+    "enqueue",
+    "a longest wait that is shorter than the wait",
+    "input.invalid",
+    (l) => l.jobs.enqueue("t", 1, { debounce: { key: "k", seconds: 2, maxSeconds: 1 } }),
+  ],
+  [
+    "enqueue",
+    "debounce with runAt",
+    "input.invalid",
+    (l) => l.jobs.enqueue("t", 1, { runAt: new Date(), debounce: { key: "k", seconds: 2 } }),
+  ],
+  ...pairsOf(oneOfEachKind).map(
+    ([one, other]): Row => [
+      "enqueue",
+      `${Object.keys(one)} and ${Object.keys(other)}`,
+      "input.invalid",
+      (l) => l.jobs.enqueue("t", 1, { ...one, ...other }),
+    ],
+  ),
   ...names("enqueue", "tag", (tag) => (l) => l.jobs.enqueue("t", 1, { tags: [tag] })),
   ...payloads("enqueue", "payload", (payload) => (l) => l.jobs.enqueue("t", payload)),
   ...integers("enqueue", "priority", "-2^31 + 1", (priority) => (l) => l.jobs.enqueue("t", 1, { priority })),

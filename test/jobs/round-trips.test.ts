@@ -1,6 +1,6 @@
 /** Round trips of each jobs function, as their doc comments have them: alone, and in the caller's transaction. */
 import { expect, test } from "@jest/globals";
-import { createLedger, defineJob, type Ledger, WorkflowBuilder } from "../../src/index.ts";
+import { createLedger, defineJob, type JobOptions, type Ledger, WorkflowBuilder } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { claimedOne, codeOf, expire, globally, leased } from "./fixtures.ts";
 
@@ -15,6 +15,18 @@ const newKey = () => {
   return `key-${keys}`;
 };
 const leaseOf = async (type: string) => (await leased(ledger, type)).lease;
+
+const active = (replace = false) => ({ active: { key: newKey(), replace } });
+const debounced = () => ({ debounce: { key: newKey(), seconds: 60 } });
+const throttled = () => ({ throttle: { key: newKey(), seconds: 60 } });
+const ofAllKinds = (n: number): JobOptions =>
+  [active(), active(true), debounced(), throttled(), { idempotencyKey: newKey() }][n % 5] ?? {};
+/** The second of two requests for one key. */
+const again = (keyOf: () => JobOptions) => async () => {
+  const options = keyOf();
+  await ledger.jobs.enqueue("job", {}, options);
+  return (l: Ledger) => l.jobs.enqueue("job", {}, options);
+};
 
 /** What is called, what is prepared for it, statements alone, statements in the caller's transaction. */
 const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
@@ -48,6 +60,42 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
     },
     4,
     6,
+  ],
+  [
+    "enqueue with a key that has expired",
+    async () => {
+      const options = { idempotencyKey: newKey(), idempotencyTtlSeconds: 60 };
+      await ledger.jobs.enqueue("job", {}, options);
+      await database.pool.query("update runledger.job_idempotency_keys set expires_at = now() where key = $1", [
+        options.idempotencyKey,
+      ]);
+      return (l) => l.jobs.enqueue("job", {}, options);
+    },
+    3,
+    6,
+  ],
+  ["enqueue with a new throttle key", () => (l) => l.jobs.enqueue("job", {}, throttled()), 1, 4],
+  ["enqueue that is throttled", again(throttled), 2, 5],
+  ["enqueue with a new active key", () => (l) => l.jobs.enqueue("job", {}, active()), 1, 4],
+  ["enqueue with an active key that is taken", again(active), 2, 5],
+  ["enqueue that replaces", again(() => active(true)), 1, 4],
+  ["enqueue that is debounced", again(debounced), 1, 4],
+  [
+    "enqueueMany of 1000 with new keys of all kinds",
+    () => (l) =>
+      l.jobs.enqueueMany(Array.from({ length: 1000 }, (_, n) => ({ type: "job", payload: n, ...ofAllKinds(n) }))),
+    4,
+    6,
+  ],
+  [
+    "enqueueMany of 1000 with keys of all kinds that are taken",
+    async () => {
+      const requests = Array.from({ length: 1000 }, (_, n) => ({ type: "job", payload: n, ...ofAllKinds(n) }));
+      await ledger.jobs.enqueueMany(requests);
+      return (l) => l.jobs.enqueueMany(requests);
+    },
+    6,
+    8,
   ],
   ["claim of 50", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50 }), 1, 1],
   ["claim of one type", () => async (l) => l.jobs.claim({ workerId: "w", limit: 50, types: ["job"] }), 1, 1],

@@ -32,6 +32,21 @@ const guarded: readonly [string, LedgerErrorCode, (ledger: Ledger) => Promise<un
         { type: "j", payload: 1, idempotencyKey: "k" },
       ]),
   ],
+  [
+    "jobs.enqueue with an active key",
+    "job.enqueue_active_key_unsupported_isolation",
+    (l) => l.jobs.enqueue("j", {}, { active: { key: "k" } }),
+  ],
+  [
+    "jobs.enqueue with a debounce key",
+    "job.enqueue_debounce_unsupported_isolation",
+    (l) => l.jobs.enqueue("j", {}, { debounce: { key: "k", seconds: 1 } }),
+  ],
+  [
+    "jobs.enqueue with a throttle key",
+    "job.enqueue_throttle_unsupported_isolation",
+    (l) => l.jobs.enqueue("j", {}, { throttle: { key: "k", seconds: 1 } }),
+  ],
   ["jobs.cancel", "job.cancel_unsupported_isolation", (l) => l.jobs.cancel(plain.id, { scope: globally })],
   ["jobs.complete of a step", "workflow.terminal_completion_unsupported_isolation", (l) => l.jobs.complete(lease)],
   [
@@ -64,6 +79,11 @@ const guarded: readonly [string, LedgerErrorCode, (ledger: Ledger) => Promise<un
     "runs.enqueue with a key",
     "workflow.enqueue_idempotency_unsupported_isolation",
     (l) => l.runs.enqueue(graph.build(), { idempotencyKey: "k" }),
+  ],
+  [
+    "runs.enqueue with an active key",
+    "workflow.enqueue_active_key_unsupported_isolation",
+    (l) => l.runs.enqueue(graph.build(), { active: { key: "k" } }),
   ],
   [
     "steps.complete",

@@ -99,6 +99,13 @@ describe.each([
 async function useEveryTable(db: Kysely<unknown>, schema = "runledger"): Promise<void> {
   const ledger = createLedger({ db, schema });
   await ledger.jobs.enqueue("waiting", {}, { runAt: "2999-01-01T00:00:00Z", idempotencyKey: "waiting" });
+  const runAt = "2999-01-01T00:00:00Z";
+  await ledger.jobs.enqueueMany([
+    { type: "keyed", payload: {}, runAt, idempotencyKey: "k", idempotencyTtlSeconds: 60 },
+    { type: "keyed", payload: {}, runAt, active: { key: "k" } },
+    { type: "keyed", payload: {}, debounce: { key: "k", seconds: 3600 } },
+    { type: "keyed", payload: {}, runAt, throttle: { key: "k", seconds: 60 } },
+  ]);
   const graph = new WorkflowBuilder("graph");
   const first = graph.job("first", "step", {});
   graph.job("second", "step", {}, { onSuccess: [graph.external("gate", { onSuccess: [first] })] });

@@ -28,7 +28,7 @@ afterEach(async () => {
 });
 
 const runsOf = (type: string) => countOf(database, "runledger.workflow_runs where type = $1", [type]);
-const marker = "runledger:enqueue_workflow_runs ";
+const marker = "runledger:enqueue_keyed_workflow_runs ";
 
 describe("enqueue", () => {
   test("makes the roots runnable at once, and nothing else", async () => {
@@ -268,7 +268,8 @@ describe("an idempotency key", () => {
       { graph: graph("batch") },
     ]);
 
-    expect(again).toEqual({ ...twice, disposition: twice?.disposition === "inserted" ? "existing" : "inserted" });
+    expect(twice).toMatchObject({ disposition: "inserted" });
+    expect(again).toEqual({ ...twice, disposition: "existing" });
     expect(old).toMatchObject({ id, disposition: "existing" });
     expect(none).toMatchObject({ disposition: "inserted" });
     expect(await runsOf("batch")).toBe(3);

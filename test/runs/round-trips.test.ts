@@ -22,6 +22,7 @@ const key = () => {
   keys += 1;
   return { idempotencyKey: `key-${keys}` };
 };
+const activeKey = () => ({ active: { key: key().idempotencyKey } });
 const started = (steps: Record<string, string[]>) => TestRun.start(database, ledger, steps);
 const leaseIn = async (steps: Record<string, string[]>): Promise<ClaimedJob> => (await started(steps)).claim("a");
 
@@ -57,6 +58,30 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     },
     4,
     6,
+  ],
+  [
+    "enqueue with a key that has expired",
+    async () => {
+      const options = { ...key(), idempotencyTtlSeconds: 60 };
+      await ledger.runs.enqueue(graph(3), options);
+      await database.pool.query("update runledger.workflow_idempotency_keys set expires_at = now() where key = $1", [
+        options.idempotencyKey,
+      ]);
+      return (l) => l.runs.enqueue(graph(3), options);
+    },
+    3,
+    6,
+  ],
+  ["enqueue with a new active key", () => (l) => l.runs.enqueue(graph(3), activeKey()), 1, 4],
+  [
+    "enqueue with an active key that is taken",
+    async () => {
+      const options = activeKey();
+      await ledger.runs.enqueue(graph(3), options);
+      return (l) => l.runs.enqueue(graph(3), options);
+    },
+    2,
+    5,
   ],
   ["enqueue an invalid graph", () => (l) => codeOf(l.runs.enqueue(graph(0))), 0, 0],
   ["getStatus", async () => of(await started({ a: [] }), (l, id) => l.runs.getStatus(id, globally.scope)), 1, 1],

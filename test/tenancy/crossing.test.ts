@@ -5,6 +5,8 @@ import { tableRules } from "../../db/row-security/rules.ts";
 import {
   createLedger,
   defineSchedule,
+  type EnqueuedJob,
+  type JobOptions,
   type Ledger,
   type RunledgerDatabase,
   type Tenant,
@@ -401,6 +403,32 @@ describe("the functions of the ledger, for the own tenant", () => {
     );
     expect(await own((ledger) => ledger.jobs.cancel(job.id, { scope: tenant }))).toMatchObject({ status: "CANCELED" });
 
+    const keys: readonly [JobOptions, EnqueuedJob["disposition"]][] = [
+      [{ active: { key: "own" } }, "existing_active"],
+      [
+        { active: { key: "own", replace: true }, priority: 7, maxAttempts: 2, timeoutSeconds: 5, tags: ["new"] },
+        "replaced",
+      ],
+      [{ debounce: { key: "own", seconds: 3600 } }, "replaced"],
+      [{ throttle: { key: "own", seconds: 3600 } }, "throttled"],
+    ];
+    for (const [key, disposition] of keys) {
+      const ask = () => own((ledger) => ledger.jobs.enqueue("keyed", {}, { organizationId, ...key }));
+      await ask();
+      expect(await ask()).toMatchObject({ disposition });
+    }
+    const expiring = { organizationId, idempotencyKey: "expiring", idempotencyTtlSeconds: 60 };
+    for (let round = 1; round <= 2; round += 1) {
+      const asked = await own(async (ledger) => [
+        await ledger.jobs.enqueue("expires", {}, expiring),
+        await ledger.runs.enqueue({ ...gateThenJob(), type: "expires" }, expiring),
+      ]);
+      expect(asked.map(({ disposition }) => disposition)).toEqual(["inserted", "inserted"]);
+      for (const table of ["job", "workflow"])
+        await database.pool.query(
+          `update runledger.${table}_idempotency_keys set expires_at = now() where key = 'expiring'`,
+        );
+    }
     const run = await own((ledger) => ledger.runs.enqueue(gateThenJob(), { organizationId, idempotencyKey: "own" }));
     await own((ledger) =>
       ledger.runs.append(run.id, {

@@ -144,6 +144,9 @@ test("a tenant's look-ups and lists go by the index that is made for them", asyn
   const plans = await plansOf(logins.as("enqueuer").pool);
   const expected = {
     find_keyed_jobs: /job_idempotency_keys_pkey \(.*\(tenant = /,
+    find_live_jobs: /job_queue_active_key \(.*organization_id IS NULL\) = .*CASE .*active_key = /s,
+    find_active_workflow_runs: /workflow_runs_active_key \(.*organization_id IS NULL\) = .*CASE .*active_key = /s,
+    enqueue_jobs_with_live_keys: /job_queue_active_key \(.*job_queue_debounce_key \(.*job_queue_pkey \(/s,
     list_open_gates: /workflow_steps_open_gates \(.*ROW\(run_id, id\) > /,
     get_job: /job_queue_pkey \(id = /,
   };

@@ -1,7 +1,16 @@
 /** A ledger knows the service's database type: each `@ts-expect-error` must not compile. `npm run typecheck` is the test. */
 import { expect, test } from "@jest/globals";
 import type { ControlledTransaction, Kysely, Transaction } from "kysely";
-import { createLedger, type Lease, type Ledger, type LedgerOptions } from "../../src/index.ts";
+import {
+  createLedger,
+  type EnqueuedJob,
+  type EnqueuedRun,
+  type JobOptions,
+  type Lease,
+  type Ledger,
+  type LedgerOptions,
+  type RunOptions,
+} from "../../src/index.ts";
 import { createWorker, handle, type WorkerOptions } from "../../src/worker/index.ts";
 
 interface App {
@@ -40,6 +49,26 @@ test("the body of a completion is checked against it", () => {
     // @ts-expect-error a body that is not awaited could write after the commit
     ledger.jobs.complete(lease, {}, () => 1);
   expect([complete, wrong, sync]).toHaveLength(3);
+});
+
+test("an enqueue says what became of the request, in words that a switch can be held to", () => {
+  same<EnqueuedJob["disposition"], "inserted" | "existing" | "existing_active" | "replaced" | "throttled">(true);
+  same<EnqueuedRun["disposition"], "inserted" | "existing" | "existing_active">(true);
+  const options: readonly JobOptions[] = [
+    { idempotencyKey: "k", idempotencyTtlSeconds: 60 },
+    { active: { key: "k", replace: true } },
+    { debounce: { key: "k", seconds: 1, maxSeconds: 2 } },
+    { throttle: { key: "k", seconds: 1 } },
+    // @ts-expect-error a key is text
+    { active: { key: 1 } },
+    // @ts-expect-error for how long?
+    { debounce: { key: "k" } },
+    // @ts-expect-error for how long?
+    { throttle: { key: "k" } },
+  ];
+  // @ts-expect-error a run that is there is not replaced
+  const run: RunOptions = { active: { key: "k", replace: true } };
+  expect([run, ...options]).toHaveLength(8);
 });
 
 test("in a transaction it stays the same", () => {

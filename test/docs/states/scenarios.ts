@@ -43,6 +43,10 @@ async function playJobs({ ledger, database }: Stage): Promise<void> {
     { type: "canceled", payload: {} },
   ]);
   const { id } = await ledger.jobs.enqueue("canceled-pending", {}, { idempotencyKey: "2" });
+  const active = { key: "1", replace: true };
+  await ledger.jobs.enqueue("active", 1, { active, runAt: "2030-01-01T00:00:00Z" });
+  const debounce = { key: "1", seconds: 3600 };
+  await ledger.jobs.enqueueMany([1, 2].map((payload) => ({ type: "debounced", payload, debounce })));
   await ledger.jobs.cancel(id, globally);
   const claim = async (type: string) => {
     const [job] = await ledger.jobs.claim({ workerId: "w", limit: 1, types: [type] });
@@ -148,11 +152,19 @@ async function playEnder(stage: Stage, { key, expires, end }: Ender): Promise<vo
 }
 
 async function playBatches(stage: Stage): Promise<void> {
-  const { ledger } = stage;
+  const { ledger, database } = stage;
   await ledger.runs.enqueueMany([
     { graph: stage.graph({ a: [], b: ["a"], gate: [] }) },
     { graph: stage.graph({ gate: [] }) },
   ]);
+  await stage.start({ a: [], b: ["a"] }, { active: { key: "1" } });
+  const expiring = { idempotencyKey: "expiring", idempotencyTtlSeconds: 60 };
+  for (const graph of Array(2).fill(stage.graph({ gate: [] }))) {
+    await ledger.runs.enqueue(graph, expiring);
+    await ledger.jobs.enqueue("expiring", {}, { ...expiring, runAt: "2030-01-01T00:00:00Z" });
+    for (const keys of ["job_idempotency_keys", "workflow_idempotency_keys"])
+      await database.pool.query(`update runledger.${keys} set expires_at = now() where key = 'expiring'`);
+  }
   const types = ["batch-1", "batch-2", "batch-3"];
   await ledger.jobs.enqueueMany(types.map((type) => ({ type, payload: {} })));
   const [won, lost, again] = await ledger.jobs.claim({ workerId: "w", limit: 3, types });
