@@ -7,6 +7,7 @@ import { limits } from "./migrations/0006_limits.ts";
 import { scheduleFeatures } from "./migrations/0007_schedule_features.ts";
 import { history } from "./migrations/0008_history.ts";
 import { activeKeys } from "./migrations/0009_active_keys.ts";
+import { sqlClient } from "./migrations/0010_sql_client.ts";
 import type { SchemaMigration } from "./migrations/names.ts";
 
 export interface SchemaOptions {
@@ -33,6 +34,7 @@ export function migrations(options: SchemaOptions = {}): Record<string, SchemaMi
     "0007_schedule_features": scheduleFeatures(schema),
     "0008_history": history(schema),
     "0009_active_keys": activeKeys(schema),
+    "0010_sql_client": sqlClient(schema),
   };
 }
 

@@ -1,6 +1,7 @@
 /** runledger: durable jobs and workflow runs in the PostgreSQL that a service already has. */
 export type { JsonArray, JsonObject, JsonPrimitive, JsonValue } from "./database/column-types.ts";
 export type { Counts, CountsByType } from "./database/counts.ts";
+export { ledgerErrorOf } from "./database/failures.ts";
 export type { ListenConnection, ListenSource, NotificationHandler } from "./database/listener.ts";
 export { DEFAULT_SCHEMA } from "./database/schema.ts";
 export type { Scope } from "./database/scope.ts";

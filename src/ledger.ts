@@ -6,6 +6,7 @@ import {
   type AnyDatabase,
   type AnyKysely,
   createExecutor,
+  DEFAULT_LOCK_WAIT_MS,
   type Executor,
   type LedgerSettings,
   transactionOf,
@@ -113,7 +114,6 @@ export interface LedgerOptions<DB = AnyDatabase> {
   readonly onListenError?: (error: unknown) => void;
 }
 
-const DEFAULT_LOCK_WAIT_MS = 5000;
 /** PostgreSQL's own bound for lock_timeout. */
 const MAX_LOCK_WAIT_MS = 2_147_483_647;
 

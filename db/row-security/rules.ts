@@ -118,7 +118,13 @@ export interface FunctionRule {
   readonly execute: readonly RoleKind[];
 }
 
+const enqueuers = ["enqueuer", "worker", "admin"] as const;
+
 /** By signature. Who fires a trigger needs no right to execute its function. */
 export const functionRules: Readonly<Record<string, FunctionRule>> = {
   "ensure_job_ledger_partitions(integer)": { definer: true, execute: ["worker", "admin"] },
+  "enqueue_job(text, jsonb, jsonb)": { definer: false, execute: enqueuers },
+  "enqueue_jobs(jsonb, boolean)": { definer: false, execute: enqueuers },
+  "job_request_problem(jsonb)": { definer: false, execute: enqueuers },
+  "uuid_v7(timestamp with time zone)": { definer: false, execute: enqueuers },
 };

@@ -12,6 +12,9 @@ export interface LedgerSettings {
   readonly values: ValueRules;
 }
 
+/** The longest wait where nothing else is said. */
+export const DEFAULT_LOCK_WAIT_MS = 5000;
+
 type GivenSettings = Omit<LedgerSettings, "values"> & Partial<Pick<LedgerSettings, "values">>;
 
 // Any database type, plugins and dialect: this is the border where the service's own handle comes in.

@@ -54,7 +54,27 @@ const byKey: Readonly<Record<string, LedgerErrorCode>> = {
   workflow_runs_active_key: "workflow.active_key_taken",
 };
 
+/** What the functions in SQL raise, for codes that no SQLSTATE of PostgreSQL stands for. They never change. */
+const ofSqlClient = {
+  RL001: "input.invalid",
+  RL002: "job.definition_not_found_or_disabled",
+  RL003: "job.idempotency_conflict",
+  RL004: "job.enqueue_idempotency_unsupported_isolation",
+  RL005: "job.not_found",
+  RL006: "payload.not_json",
+  RL007: "payload.too_large",
+  RL008: "payload.reserved",
+} as const satisfies Readonly<Record<string, LedgerErrorCode>>;
+
+/** The SQLSTATE that the functions in SQL raise for a code. */
+export function sqlstateOf(code: LedgerErrorCode): string {
+  const found = Object.entries(ofSqlClient).find(([, known]) => known === code);
+  if (found === undefined) throw new Error(`no SQLSTATE stands for ${code}`);
+  return found[0];
+}
+
 const bySqlstate: Readonly<Record<string, LedgerErrorCode>> = {
+  ...ofSqlClient,
   "40001": "db.serialization_conflict",
   "40P01": "db.deadlock",
   "55P03": "db.lock_timeout",

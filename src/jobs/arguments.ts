@@ -2,7 +2,7 @@
 import { LedgerError } from "../errors.ts";
 
 export const MAX_INT4 = 2_147_483_647;
-const MAX_KEY_BYTES = 512;
+export const MAX_KEY_BYTES = 512;
 
 /** A type name, step key or idempotency key: 1 to 512 bytes, not blank, no NUL. */
 export function validName(value: unknown, argument: string): string {
@@ -32,7 +32,7 @@ export function validInteger(
 }
 
 /** Longer than any plan, and within what PostgreSQL can add to a time. */
-const MAX_DURATION_SECONDS = 100 * 366 * 86_400;
+export const MAX_DURATION_SECONDS = 100 * 366 * 86_400;
 
 /** An optional number of seconds above 0, fractions included, or null. */
 export function validDuration(value: unknown, argument: string): number | null {

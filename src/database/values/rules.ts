@@ -22,7 +22,7 @@ export interface ValueRules {
   readonly codec: ValueCodec | null;
 }
 
-const DEFAULT_MAX_BYTES = 1_048_576;
+export const DEFAULT_MAX_BYTES = 1_048_576;
 /** jsonb itself ends at 255 MiB. */
 const MAX_MAX_BYTES = 200 * 1_048_576;
 
