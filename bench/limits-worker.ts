@@ -34,16 +34,17 @@ process.on("message", async (order: Order) => {
 async function prepared(url: string): Promise<Worker> {
   pool = new pg.Pool({ connectionString: url, max: 8 });
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) });
-  const limited = defineJob("limited", { input: typed<{ key: string }>() });
-  const run = handle(limited, async ({ payload: { key } }) => {
-    const begin = now();
-    await setImmediate();
-    intervals.push([key, begin, now()]);
-  });
+  const handlers = ["limited", "free"].map((type) =>
+    handle(defineJob(type, { input: typed<{ key: string }>() }), async ({ payload: { key } }) => {
+      const begin = now();
+      await setImmediate();
+      intervals.push([key, begin, now()]);
+    }),
+  );
   const onEvent = ({ type }: { type: string }) => {
     if (type === "succeeded") unreported += 1;
   };
-  return createWorker({ ledger: createLedger({ db }), handlers: [run], concurrency: 100, reap: false, onEvent });
+  return createWorker({ ledger: createLedger({ db }), handlers, concurrency: 100, reap: false, onEvent });
 }
 
 function report(): void {

@@ -83,6 +83,17 @@ test("a job enqueued before a claim, and committed while it runs or after it, is
   }
 });
 
+test("a job committed after a claim of its key is not forgotten where the key has room", async () => {
+  const roomy = { key: "k", concurrency: 5 };
+  await enqueueOne("first", roomy);
+  const other = await apart((l) => enqueueOne("second", roomy, l));
+
+  expect(payloads(await claim())).toEqual(["first"]);
+  await other.commit();
+
+  expect(payloads(await claim())).toEqual(["second"]);
+});
+
 test("a slot that comes free while a claim runs is taken by it, and by the next one when it comes free after", async () => {
   for (const when of ["between", "after"]) {
     await enqueueOne("running");
