@@ -16,6 +16,10 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           add column max_attempts     integer,
           add column timeout_seconds  integer,
           add column tags             text[],
+          add column limit_key        text,
+          add column limit_concurrency integer,
+          add column limit_starts     integer,
+          add column limit_period_seconds double precision,
           add column deadline_seconds double precision,
           add column backfill_limit   integer not null default 100,
           add column grace_seconds    integer not null default 60,
@@ -40,6 +44,12 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           add constraint job_schedules_attempts_positive check (max_attempts > 0),
           add constraint job_schedules_timeout_positive check (timeout_seconds > 0),
           add constraint job_schedules_deadline_positive check (deadline_seconds > 0),
+          add constraint job_schedules_limit_shape check (
+            (limit_key is null) = (limit_concurrency is null and limit_starts is null)
+            and (limit_starts is null) = (limit_period_seconds is null)
+            and octet_length(limit_key) between 1 and 512
+            and limit_concurrency > 0 and limit_starts > 0 and limit_period_seconds > 0
+          ),
           add constraint job_schedules_backfill_in_range check (backfill_limit between 1 and 1000),
           add constraint job_schedules_grace_in_range check (grace_seconds >= 0),
           add constraint job_schedules_starts_before_end check (starts_at < ends_at),
@@ -84,7 +94,8 @@ export function scheduleFeatures(schema: string): SchemaMigration {
         sql`
         alter table ${name("job_schedules")}
           drop constraint job_schedules_attempts_positive, drop constraint job_schedules_timeout_positive,
-          drop constraint job_schedules_deadline_positive, drop constraint job_schedules_backfill_in_range,
+          drop constraint job_schedules_deadline_positive, drop constraint job_schedules_limit_shape,
+          drop constraint job_schedules_backfill_in_range,
           drop constraint job_schedules_grace_in_range, drop constraint job_schedules_starts_before_end,
           drop constraint job_schedules_due_has_tick,
           drop constraint job_schedules_active_when_due, drop constraint job_schedules_failures`,
@@ -93,7 +104,8 @@ export function scheduleFeatures(schema: string): SchemaMigration {
         sql`
         alter table ${name("job_schedules")}
           drop column priority, drop column max_attempts, drop column timeout_seconds, drop column tags,
-          drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column payload_digest, drop column starts_at,
+          drop column limit_key, drop column limit_concurrency, drop column limit_starts,
+          drop column limit_period_seconds, drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column payload_digest, drop column starts_at,
           drop column ends_at, drop column paused, drop column intended_at, drop column last_intended_at,
           drop column last_job_id, drop column last_run_id, drop column failed_at, drop column failures,
           drop column error_code, drop column error_message,

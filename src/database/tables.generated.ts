@@ -274,6 +274,10 @@ export interface JobSchedules {
   last_intended_at: TimestampColumn | null;
   last_job_id: string | null;
   last_run_id: string | null;
+  limit_concurrency: number | null;
+  limit_key: string | null;
+  limit_period_seconds: number | null;
+  limit_starts: number | null;
   max_attempts: number | null;
   name: string;
   organization_id: string | null;

@@ -7,6 +7,7 @@ import { reading, writing } from "../database/statement.ts";
 import type { ScheduleCatchUp, ScheduleOverlap, ScheduleTarget } from "../database/tables.generated.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
+import { limitArrays, limitColumns, limitParameters } from "../jobs/limits.ts";
 import { validName } from "../jobs/request.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import { tickAfter } from "./cron.ts";
@@ -101,6 +102,7 @@ function arraysOf(schedules: readonly PreparedSchedule[], now: Date) {
     maxAttempts: schedules.map(({ target }) => target.settings.maxAttempts),
     timeouts: schedules.map(({ target }) => target.settings.timeoutSeconds),
     tags: schedules.map(({ target }) => target.tags),
+    ...limitArrays(schedules.map(({ target }) => target.limit)),
     deadlines: schedules.map(({ target }) => target.deadlineSeconds),
     catchUps: schedules.map(({ catchUp }) => catchUp),
     backfillLimits: schedules.map(({ backfillLimit }) => backfillLimit),
@@ -128,6 +130,7 @@ const syncParameters = {
   maxAttempts: "int4?[]",
   timeouts: "int4?[]",
   tags: "text?[]",
+  ...limitParameters,
   deadlines: "float8?[]",
   catchUps: "text[]",
   backfillLimits: "int4[]",
@@ -160,6 +163,10 @@ function inputRows(p: SyncPlaceholders) {
     max_attempts: p.maxAttempts,
     timeout_seconds: p.timeouts,
     tags: p.tags,
+    limit_key: p.limitKeys,
+    limit_concurrency: p.limitConcurrencies,
+    limit_starts: p.limitStarts,
+    limit_period_seconds: p.limitPeriods,
     deadline_seconds: p.deadlines,
     catch_up: p.catchUps,
     backfill_limit: p.backfillLimits,
@@ -180,6 +187,7 @@ const plainColumns = [
   "priority",
   "max_attempts",
   "timeout_seconds",
+  ...limitColumns,
   "deadline_seconds",
   "backfill_limit",
   "grace_seconds",

@@ -1,6 +1,7 @@
 /** Schedules in code: when, and which job or workflow with which payload (FEATURES F-S1, F-S2). */
 import type { StandardSchemaV1 } from "@standard-schema/spec";
 import type { AnyJobDefinition, InputOf, JobDefaults, JobRequest } from "../jobs/definition.ts";
+import type { RequestedLimit } from "../jobs/limits.ts";
 import type { WorkflowDefinition } from "../runs/spec.ts";
 import type { CatchUp, Overlap } from "./words.ts";
 
@@ -42,6 +43,8 @@ export interface ScheduleTiming {
 export interface ScheduledJobSettings extends JobDefaults {
   /** Free labels for lists and reports. */
   readonly tags?: readonly string[];
+  /** How many jobs of a key run at once or start in a period. What is left out comes from the job's definition. */
+  readonly limit?: RequestedLimit;
 }
 
 /** The settings of the runs that a schedule starts. */
@@ -120,12 +123,19 @@ function jobTarget(options: JobScheduleOptions<AnyJobDefinition | string>): Sche
 }
 
 /** Those of the options that are the job's. */
-function settingsIn({ priority, maxAttempts, timeoutSeconds, tags }: ScheduledJobSettings): ScheduledJobSettings {
+function settingsIn({
+  priority,
+  maxAttempts,
+  timeoutSeconds,
+  tags,
+  limit,
+}: ScheduledJobSettings): ScheduledJobSettings {
   return {
     ...(priority === undefined ? {} : { priority }),
     ...(maxAttempts === undefined ? {} : { maxAttempts }),
     ...(timeoutSeconds === undefined ? {} : { timeoutSeconds }),
     ...(tags === undefined ? {} : { tags }),
+    ...(limit === undefined ? {} : { limit }),
   };
 }
 

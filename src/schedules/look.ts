@@ -3,6 +3,7 @@ import { type RawBuilder, sql } from "kysely";
 import { toDate, toDateOrNull, toNumber, toNumberOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { reading, writing } from "../database/statement.ts";
+import { type JobLimit, limitColumns } from "../jobs/limits.ts";
 import type { DueSchedule } from "./plan.ts";
 import { decodeCatchUp, decodeOverlap } from "./words.ts";
 
@@ -30,6 +31,7 @@ export interface StoredTarget {
   readonly maxAttempts: number | null;
   readonly timeoutSeconds: number | null;
   readonly tags: readonly string[];
+  readonly limit: JobLimit | null;
   readonly deadlineSeconds: number | null;
   readonly jitterSeconds: number;
 }
@@ -148,6 +150,7 @@ const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
       "c.max_attempts",
       "c.timeout_seconds",
       "c.tags",
+      ...limitColumns.map((column) => `c.${column}` as const),
       "c.deadline_seconds",
       "c.catch_up",
       "c.backfill_limit",
@@ -200,6 +203,10 @@ interface TargetRow {
   readonly max_attempts: number | null;
   readonly timeout_seconds: number | null;
   readonly tags: string[] | null;
+  readonly limit_key: string | null;
+  readonly limit_concurrency: number | null;
+  readonly limit_starts: number | null;
+  readonly limit_period_seconds: number | null;
   readonly deadline_seconds: number | null;
   readonly jitter_seconds: number;
 }
@@ -213,7 +220,22 @@ export function targetOf(row: TargetRow): StoredTarget {
     maxAttempts: row.max_attempts,
     timeoutSeconds: row.timeout_seconds,
     tags: row.tags ?? [],
+    limit: limitOf(row),
     deadlineSeconds: toNumberOrNull(row.deadline_seconds),
     jitterSeconds: row.jitter_seconds,
+  };
+}
+
+type LimitRow = Pick<TargetRow, "limit_key" | "limit_concurrency" | "limit_starts" | "limit_period_seconds">;
+
+/** The limit in its columns, as a request has it. */
+export function limitOf(row: LimitRow): JobLimit | null {
+  const { limit_key: key, limit_concurrency: concurrency, limit_starts: starts } = row;
+  const periodSeconds = toNumberOrNull(row.limit_period_seconds);
+  if (key === null) return null;
+  return {
+    key,
+    ...(concurrency === null ? {} : { concurrency }),
+    ...(starts === null || periodSeconds === null ? {} : { rate: { starts, periodSeconds } }),
   };
 }

@@ -7,6 +7,7 @@ import type { Scope } from "../database/scope.ts";
 import { writing } from "../database/statement.ts";
 import { inTransaction } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
+import { limitColumns } from "../jobs/limits.ts";
 import { validName, validTime } from "../jobs/request.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import { type Timetable, tickAfter } from "./cron.ts";
@@ -161,6 +162,7 @@ const hold = writing("hold_schedules", { ...tenantParameters, names: "text[]", l
       "c.max_attempts",
       "c.timeout_seconds",
       "c.tags",
+      ...limitColumns.map((column) => `c.${column}` as const),
       "c.deadline_seconds",
       "c.jitter_seconds",
       "c.enabled",

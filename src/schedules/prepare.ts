@@ -7,6 +7,7 @@ import { remembered } from "../database/values/sameness.ts";
 import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { type JobRequest, parsed } from "../jobs/definition.ts";
+import type { PreparedLimit } from "../jobs/limits.ts";
 import {
   type JobSettings,
   prepareJobs,
@@ -42,6 +43,7 @@ interface PreparedTarget {
   readonly digest: StoredJson | null;
   readonly settings: JobSettings;
   readonly tags: string | null;
+  readonly limit: PreparedLimit | null;
   readonly deadlineSeconds: number | null;
 }
 
@@ -121,9 +123,9 @@ async function preparedTarget(
 async function preparedJob(rules: ValueRules, request: JobRequest, at: string): Promise<PreparedTarget> {
   const [job] = await prepareJobs(rules, [request]);
   if (job === undefined) throw new LedgerError("input.invalid");
-  const { type, payload, settings, tags } = job;
+  const { type, payload, settings, tags, limit } = job;
   const digest = await digestOf(rules, valueText(rules, request.payload, `${at}payload`));
-  return { kind: "JOB", type, payload, digest, settings, tags, deadlineSeconds: null };
+  return { kind: "JOB", type, payload, digest, settings, tags, limit, deadlineSeconds: null };
 }
 
 async function preparedRun(
@@ -140,6 +142,7 @@ async function preparedRun(
     digest: await digestOf(rules, text),
     settings: { priority: null, maxAttempts: null, timeoutSeconds: null },
     tags: null,
+    limit: null,
     deadlineSeconds: validDuration(deadlineSeconds, `${at}deadlineSeconds`),
   };
 }

@@ -8,7 +8,9 @@ import { reading } from "../database/statement.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
+import { type JobLimit, limitColumns } from "../jobs/limits.ts";
 import { validInteger, validName } from "../jobs/request.ts";
+import { limitOf } from "./look.ts";
 import { ofTenants, type TenantRange, tenantParameters, tenantsOf } from "./scope.ts";
 import { type CatchUp, decodeCatchUp, decodeOutcome, decodeOverlap, type FireOutcome, type Overlap } from "./words.ts";
 
@@ -27,6 +29,7 @@ export interface Schedule {
   readonly maxAttempts: number | null;
   readonly timeoutSeconds: number | null;
   readonly tags: readonly string[];
+  readonly limit: JobLimit | null;
   readonly deadlineSeconds: number | null;
   readonly catchUp: CatchUp;
   readonly backfillLimit: number;
@@ -186,6 +189,7 @@ function schedulesIn(db: QueryCreator<LedgerTables>) {
       "c.max_attempts",
       "c.timeout_seconds",
       "c.tags",
+      ...limitColumns.map((column) => `c.${column}` as const),
       "c.deadline_seconds",
       "c.catch_up",
       "c.backfill_limit",
@@ -251,6 +255,7 @@ function decoded(row: Awaited<ReturnType<typeof get.execute>>[number], payload: 
     maxAttempts: row.max_attempts,
     timeoutSeconds: row.timeout_seconds,
     tags: row.tags ?? [],
+    limit: limitOf(row),
     deadlineSeconds: toNumberOrNull(row.deadline_seconds),
     catchUp: decodeCatchUp(row.catch_up),
     backfillLimit: row.backfill_limit,

@@ -72,7 +72,7 @@ async function payloadsOf({ settings }: Executor, firings: readonly Firing[]): P
 }
 
 function jobRequest({ schedule, intendedAt }: Firing, payload: JsonValue, now: Date): JobRequest {
-  const { type, organizationId, priority, maxAttempts, timeoutSeconds, tags, name } = schedule;
+  const { type, organizationId, priority, maxAttempts, timeoutSeconds, tags, limit, name } = schedule;
   const delay = jitterOf(schedule);
   return {
     type,
@@ -82,6 +82,7 @@ function jobRequest({ schedule, intendedAt }: Firing, payload: JsonValue, now: D
     ...(maxAttempts === null ? {} : { maxAttempts }),
     ...(timeoutSeconds === null ? {} : { timeoutSeconds }),
     ...(tags.length === 0 ? {} : { tags }),
+    ...(limit === null ? {} : { limit }),
     ...(delay === 0 ? {} : { runAt: new Date(now.getTime() + delay * 1000) }),
     schedule: { name, intendedAt },
   };

@@ -73,6 +73,7 @@ describe("a sync", () => {
       maxAttempts: 3,
       timeoutSeconds: 60,
       tags: ["a"],
+      limit: null,
       deadlineSeconds: null,
       catchUp: "backfill",
       backfillLimit: 9,

@@ -1,6 +1,6 @@
 /** Firing: each tick once, as a job or run with its intended time, and the schedule moves on (FEATURES F-S1). */
 import { describe, expect, test } from "@jest/globals";
-import { defineSchedule, defineWorkflow, typed } from "../../src/index.ts";
+import { defineJob, defineSchedule, defineWorkflow, typed } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import {
@@ -58,6 +58,37 @@ describe("a tick of a job", () => {
     expect(await ledger.schedules.fires(name, { scope: { organization: organizationId } })).toEqual({
       fires: [{ intendedAt: tick, firedAt: expect.any(Date), outcome: "fired", jobId: job?.lease.jobId, runId: null }],
       next: null,
+    });
+  });
+
+  test("has the limit of its definition, with the key of its payload", async () => {
+    const limited = defineJob("limited", {
+      input: typed<{ customer: string }>(),
+      limit: { key: ({ customer }) => `customer ${customer}`, concurrency: 1 },
+    });
+    const [own, other] = [newName(), newName()];
+    await ledger.schedules.sync([
+      defineSchedule(own, { cron: "0 * * * *", job: limited, payload: { customer: "a" } }),
+      defineSchedule(other, {
+        cron: "0 * * * *",
+        job: limited,
+        payload: { customer: "b" },
+        limit: { key: "all", rate: { starts: 5, periodSeconds: 60 } },
+      }),
+    ]);
+    for (const name of [own, other]) await setBack(database, name, 1);
+    await ledger.schedules.fireDue();
+    const { rows } = await database.pool.query(
+      `select limit_key, limit_concurrency, limit_starts, limit_period_seconds from runledger.job_queue
+       where type = 'limited' order by limit_key`,
+    );
+
+    expect(rows).toEqual([
+      { limit_key: "all", limit_concurrency: null, limit_starts: 5, limit_period_seconds: 60 },
+      { limit_key: "customer a", limit_concurrency: 1, limit_starts: null, limit_period_seconds: null },
+    ]);
+    expect(await ledger.schedules.get(other, global)).toMatchObject({
+      limit: { key: "all", rate: { starts: 5, periodSeconds: 60 } },
     });
   });
 

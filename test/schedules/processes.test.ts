@@ -34,7 +34,7 @@ test("ten processes with clocks that differ by days fire each tick exactly once"
   const counts = await Promise.all(processes.map(ended));
 
   // The clocks were as wrong as they should have been, give or take the time it took to say so.
-  expect(clocks.map((off) => Math.round(off / HOUR) * HOUR)).toEqual(shifts);
+  expect(clocks.map((off) => Math.round(off / HOUR) * HOUR + 0)).toEqual(shifts);
   const { rows: jobs } = await database.pool.query<{ name: string; intended: string; count: number }>(
     `select metadata->'schedule'->>'name' as name, metadata->'schedule'->>'intendedAt' as intended, count(*)::int
      from runledger.job_queue group by 1, 2 order by 1, 2`,
