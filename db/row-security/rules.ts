@@ -67,7 +67,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_events: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_logs: { tenancy: ofJob, grants: { enqueuer: read, worker: append, reader: read, admin: all } },
   job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
-  job_schedules: { tenancy: "tenant", grants: { worker: all, reader: read, admin: all } },
+  job_schedules: { tenancy: "tenant", grants: { worker: change, reader: read, admin: all } },
   job_schedule_fires: {
     tenancy: { through: "schedule", column: "schedule_id" },
     grants: { worker: append, reader: read, admin: all },
