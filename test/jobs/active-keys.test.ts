@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { v7 } from "uuid";
 import { codeOf as codeOfDriver } from "../../src/database/sqlstate.ts";
-import { createLedger, type JobRequest, type Ledger } from "../../src/index.ts";
+import { createLedger, defineJob, type JobRequest, type Ledger, typed } from "../../src/index.ts";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
@@ -183,6 +183,24 @@ describe("replacing", () => {
       [id],
     );
     expect(rows).toEqual([{ run_number: 1, event: "replaced", actor: null, details: null }]);
+  });
+
+  test("takes the limit that follows from the new payload, and is claimed by it", async () => {
+    const perCustomer = defineJob("limited", {
+      input: typed<{ customer: string }>(),
+      limit: { key: ({ customer }) => customer, concurrency: 1 },
+    });
+    const ask = (customer: string, key: string) =>
+      ledger.jobs.enqueue(perCustomer, { customer }, { active: { key, replace: true } });
+    await ask("a", "one");
+    const running = await claimedOne(ledger, "limited");
+    const { id } = await ask("a", "two");
+    expect(await ledger.jobs.claim({ workerId: "w", limit: 1, types: ["limited"] })).toEqual([]);
+
+    expect(await ask("b", "two")).toMatchObject({ id, disposition: "replaced" });
+
+    expect(await claimedOne(ledger, "limited")).toMatchObject({ limitKey: "b", payload: { customer: "b" } });
+    await ledger.jobs.complete(running.lease);
   });
 
   test("does not touch a leased job", async () => {

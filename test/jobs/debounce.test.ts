@@ -174,6 +174,23 @@ describe("a debounced job that has been claimed", () => {
     expect(await debounce("canceled", 2)).toMatchObject({ disposition: "inserted" });
   });
 
+  test("by its limit has no key any more either", async () => {
+    const limit = { key: "limited", concurrency: 1 };
+    const request = (payload: number) =>
+      ledger.jobs.enqueue("limited", payload, { limit, debounce: { key: "k", seconds: 60 } });
+    await request(1);
+    await request(2);
+    await age("limited", 61);
+
+    const { payload, lease } = await claimedOne(ledger, "limited");
+    expect(payload).toBe(2);
+    expect(await request(3)).toMatchObject({ disposition: "inserted" });
+    await age("limited", 61);
+    expect(await ledger.jobs.claim({ workerId: "w", limit: 1, types: ["limited"] })).toEqual([]);
+    await ledger.jobs.complete(lease);
+    expect((await claimedOne(ledger, "limited")).payload).toBe(3);
+  });
+
   test("by whatever statement, cannot keep its key", async () => {
     await debounce("by-hand", 1);
     const leased = database.pool.query(

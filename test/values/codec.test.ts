@@ -34,7 +34,8 @@ async function everyWay(ledger: Ledger, type: string, canary: string): Promise<u
   const seen: unknown[] = [];
 
   await ledger.jobs.enqueue(`${type}.job`, value(1), { idempotencyKey: "k" });
-  await ledger.jobs.enqueueMany([{ type: `${type}.many`, payload: value(2) }]);
+  const active = { key: `${canary.slice(-1)}`, replace: true };
+  for (const n of [1, 2]) await ledger.jobs.enqueue(`${type}.many`, value(n), { active });
   const job = await claimedOne(ledger, `${type}.job`);
   await ledger.jobs.checkpoint(job.lease, value(3));
   await ledger.jobs.log(job.lease, [{ level: "info", message: "m", fields: value(4) }]);
