@@ -3,6 +3,7 @@ import { jobs } from "./migrations/0001_jobs.ts";
 import { workflows } from "./migrations/0002_workflows.ts";
 import { schedules } from "./migrations/0003_schedules.ts";
 import { workflowFeatures } from "./migrations/0004_workflow_features.ts";
+import { outcomes } from "./migrations/0005_outcomes.ts";
 import { limits } from "./migrations/0006_limits.ts";
 import { scheduleFeatures } from "./migrations/0007_schedule_features.ts";
 import { history } from "./migrations/0008_history.ts";
@@ -30,6 +31,7 @@ export function migrations(options: SchemaOptions = {}): Record<string, SchemaMi
     "0002_workflows": workflows(schema),
     "0003_schedules": schedules(schema),
     "0004_workflow_features": workflowFeatures(schema),
+    "0005_outcomes": outcomes(schema),
     "0006_limits": limits(schema),
     "0007_schedule_features": scheduleFeatures(schema),
     "0008_history": history(schema),

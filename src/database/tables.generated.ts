@@ -71,6 +71,7 @@ export interface JobDeadLetters {
 }
 
 export interface JobDefinitions {
+  backoff_by_code: JsonColumn | null;
   backoff_factor: Generated<number>;
   backoff_initial_seconds: Generated<number>;
   backoff_jitter: Generated<number>;
@@ -115,6 +116,7 @@ export interface JobLedger {
   attempt: number;
   canceled_reason: string | null;
   checkpoint: JsonColumn | null;
+  continued: boolean | null;
   ended_at: TimestampColumn;
   enqueued_at: TimestampColumn;
   error_code: string | null;
@@ -137,6 +139,8 @@ export interface JobLedger {
   progress_total: BigIntColumn | null;
   run_at: TimestampColumn;
   run_number: number;
+  source_job_id: string | null;
+  source_run_number: number | null;
   status: JobStatus;
   tags: string[] | null;
   timeout_seconds: number;
@@ -204,6 +208,8 @@ export interface JobQueue {
   progress_total: BigIntColumn | null;
   run_at: TimestampColumn;
   run_number: Generated<number>;
+  source_job_id: string | null;
+  source_run_number: number | null;
   status: Generated<JobStatus>;
   tags: string[] | null;
   timeout_seconds: number;
@@ -211,6 +217,15 @@ export interface JobQueue {
   worker_id: string | null;
   workflow_run_id: string | null;
   workflow_step_id: string | null;
+}
+
+export interface JobReplays {
+  created_at: Generated<TimestampColumn>;
+  job_id: string;
+  key: string;
+  requested: JsonColumn;
+  source_job_id: string;
+  source_run_number: number;
 }
 
 export interface Jobs {
@@ -377,6 +392,7 @@ export interface WorkflowStepDependencies {
 export interface WorkflowSteps {
   child_run_id: string | null;
   completed_by: string | null;
+  continues: Generated<boolean>;
   delay_seconds: number | null;
   dependent_count: number;
   ended_at: TimestampColumn | null;
@@ -441,6 +457,7 @@ export interface DB {
   job_limits: JobLimits;
   job_logs: JobLogs;
   job_queue: JobQueue;
+  job_replays: JobReplays;
   job_schedule_fires: JobScheduleFires;
   job_schedules: JobSchedules;
   job_timeline: JobTimeline;
