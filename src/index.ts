@@ -34,6 +34,7 @@ export type { JobCounts } from "./jobs/counts.ts";
 export {
   type AnyJobDefinition,
   type BackoffPolicy,
+  type BackoffTiming,
   type DefineJobOptions,
   defineJob,
   type InputOf,

@@ -1,12 +1,13 @@
 /** The catalogue: job definitions declared in code, kept in step with the database at start-up (FEATURES F-J1). */
 import { sql } from "kysely";
 import type { Executor } from "../database/executor.ts";
+import { ownJson, type StoredJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
 import { backoffDefaults } from "./backoff.ts";
 import { jobDefaults } from "./defaults.ts";
-import type { AnyJobDefinition, BackoffPolicy } from "./definition.ts";
+import type { AnyJobDefinition, BackoffPolicy, BackoffTiming } from "./definition.ts";
 import { validInteger, validName, validSettings } from "./request.ts";
 
 export interface SyncOptions {
@@ -50,6 +51,7 @@ export async function syncDefinitions(
     factors: backoffs.map(({ factor }) => factor),
     maxima: backoffs.map(({ maxSeconds }) => maxSeconds),
     jitters: backoffs.map(({ jitter }) => jitter),
+    byCodes: sorted.map(({ backoff, type }, place) => backoffByCode(backoff, backoffs[place] ?? {}, type)),
     catalogue: validName(catalogue, "catalogue"),
     exact: mode === "exact",
   });
@@ -67,14 +69,24 @@ function refuseDuplicates(sorted: readonly AnyJobDefinition[]): void {
   if (twice) throw new LedgerError("input.invalid", { message: `The job type ${twice.type} is defined twice.` });
 }
 
-function validBackoff(policy: BackoffPolicy, type: string): Required<BackoffPolicy> {
-  const complete = { ...backoffDefaults, ...policy };
-  const { initialSeconds, factor, maxSeconds, jitter } = complete;
+/** What failures of certain codes have in place of the type's own policy, as it is stored; null when there are none. */
+function backoffByCode({ byCode = {} }: BackoffPolicy, policy: BackoffTiming, type: string): StoredJson | null {
+  const timings = Object.entries(byCode).map(([code, timing]) => {
+    if (typeof timing !== "object" || timing === null) {
+      throw new LedgerError("input.invalid", { message: `${type}: backoff.byCode must hold a policy for each code.` });
+    }
+    return [validName(code, `${type}: backoff.byCode`), validBackoff({ ...policy, ...timing }, `${type}, ${code}`)];
+  });
+  return timings.length === 0 ? null : ownJson(Object.fromEntries(timings));
+}
+
+function validBackoff(policy: BackoffTiming, type: string): Required<BackoffTiming> {
+  const { initialSeconds, factor, maxSeconds, jitter } = { ...backoffDefaults, ...policy };
   const fits = initialSeconds >= 0 && factor >= 1 && factor <= 1000 && jitter >= 0 && jitter <= 1;
   if (!fits || !(maxSeconds >= initialSeconds) || maxSeconds === Number.POSITIVE_INFINITY) {
     throw new LedgerError("input.invalid", { message: `${type}: the backoff policy is out of range.` });
   }
-  return complete;
+  return { initialSeconds, factor, maxSeconds, jitter };
 }
 
 const syncParameters = {
@@ -87,6 +99,7 @@ const syncParameters = {
   factors: "float8[]",
   maxima: "float8[]",
   jitters: "float8[]",
+  byCodes: "jsonb?[]",
   catalogue: "text",
   exact: "bool",
 } as const;
@@ -106,6 +119,7 @@ const sync = writing("sync_job_definitions", syncParameters, (db, p) =>
             backoff_factor: p.factors,
             backoff_max_seconds: p.maxima,
             backoff_jitter: p.jitters,
+            backoff_by_code: p.byCodes,
           }),
         )
         .selectAll(),
@@ -123,6 +137,7 @@ const sync = writing("sync_job_definitions", syncParameters, (db, p) =>
           "backoff_factor",
           "backoff_max_seconds",
           "backoff_jitter",
+          "backoff_by_code",
           "enabled",
           "catalogue",
         ])
@@ -144,16 +159,18 @@ const sync = writing("sync_job_definitions", syncParameters, (db, p) =>
               backoff_factor: eb.ref("excluded.backoff_factor"),
               backoff_max_seconds: eb.ref("excluded.backoff_max_seconds"),
               backoff_jitter: eb.ref("excluded.backoff_jitter"),
+              backoff_by_code: sql<string | null>`excluded.backoff_by_code`,
               enabled: true,
               catalogue: eb.ref("excluded.catalogue"),
               updated_at: sql<Date>`now()`,
             }))
             .where(
               sql<boolean>`(job_definitions.version, job_definitions.priority, job_definitions.max_attempts, job_definitions.timeout_seconds, job_definitions.backoff_initial_seconds,
-                job_definitions.backoff_factor, job_definitions.backoff_max_seconds, job_definitions.backoff_jitter, job_definitions.enabled, job_definitions.catalogue)
+                job_definitions.backoff_factor, job_definitions.backoff_max_seconds, job_definitions.backoff_jitter, job_definitions.backoff_by_code, job_definitions.enabled,
+                job_definitions.catalogue)
               is distinct from (excluded.version, excluded.priority, excluded.max_attempts, excluded.timeout_seconds,
                 excluded.backoff_initial_seconds, excluded.backoff_factor, excluded.backoff_max_seconds,
-                excluded.backoff_jitter, excluded.enabled, excluded.catalogue)`,
+                excluded.backoff_jitter, excluded.backoff_by_code, excluded.enabled, excluded.catalogue)`,
             ),
         )
         .returning("type"),

@@ -64,8 +64,14 @@ export type AnyJobDefinition = JobDefinition<string, any, any, any, any>;
 
 export type JobDefaults = Pick<JobOptions, "priority" | "maxAttempts" | "timeoutSeconds">;
 
+/** The policy of a type: that of failures in general, and of those with certain codes. */
+export interface BackoffPolicy extends BackoffTiming {
+  /** By the failure's code, `job.timeout` and `job.lease_expired` included: what differs for it. */
+  readonly byCode?: Readonly<Record<string, BackoffTiming>>;
+}
+
 /** The delay before attempt n + 1: `initialSeconds * factor ^ (n - 1)`, at most `maxSeconds`, less a random share. */
-export interface BackoffPolicy {
+export interface BackoffTiming {
   /** Default 1. */
   readonly initialSeconds?: number;
   /** 1 to 1000; 1 is a fixed delay. Default 2. */

@@ -148,7 +148,7 @@ function settling(name: string, lease: "live" | "expired") {
             worker_id: null,
             leased_at: null,
             lease_expires_at: null,
-            run_at: retryTime("d", "f.attempt", "f.not_before"),
+            run_at: retryTime("d", "f"),
           })
           .returning(["q.id", "q.run_at"]),
       )

@@ -370,6 +370,12 @@ const table: readonly Row[] = [
   ["sync", "one type twice", "input.invalid", (l) => l.jobs.sync([defineJob("a"), defineJob("a")])],
   [
     "sync",
+    "a backoff by code as text",
+    "input.invalid",
+    (l) => l.jobs.sync([defineJob("a", { backoff: { byCode: "busy" as Wrong } })]),
+  ],
+  [
+    "sync",
     "a backoff factor as text",
     "input.invalid",
     (l) => l.jobs.sync([defineJob("a", { backoff: { factor: "x" as Wrong } })]),

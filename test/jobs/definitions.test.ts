@@ -46,11 +46,23 @@ test.each([
   ["backoff.factor", { backoff: { factor: 5 } }],
   ["backoff.maxSeconds", { backoff: { maxSeconds: 5 } }],
   ["backoff.jitter", { backoff: { jitter: 0.1 } }],
+  ["backoff.byCode", { backoff: { byCode: { "net.down": { initialSeconds: 5 }, busy: { factor: 1 } } } }],
 ])("a change of %s alone is written", async (_what, change) => {
   await ledger.jobs.sync([defineJob("job")]);
 
   expect((await ledger.jobs.sync([defineJob("job", change)])).written).toEqual(["job"]);
   expect((await ledger.jobs.sync([defineJob("job", change)])).written).toEqual([]);
+});
+
+test("a backoff of a code has the type's settings where it says nothing, and goes when it is not declared any more", async () => {
+  const backoff = { initialSeconds: 2, jitter: 0, byCode: { busy: { maxSeconds: 60 } } };
+  await ledger.jobs.sync([defineJob("job", { backoff })]);
+
+  expect(await definitions()).toMatchObject([
+    { backoff_by_code: { busy: { initialSeconds: 2, factor: 2, maxSeconds: 60, jitter: 0 } } },
+  ]);
+  await ledger.jobs.sync([defineJob("job", { backoff: { initialSeconds: 2, jitter: 0 } })]);
+  expect(await definitions()).toMatchObject([{ backoff_by_code: null }]);
 });
 
 test("an additive sync leaves alone what it does not hold", async () => {
@@ -199,6 +211,12 @@ test.each([
   ["an endless backoff", [defineJob("a", { backoff: { maxSeconds: Number.POSITIVE_INFINITY } })]],
   ["a backoff whose end is before its start", [defineJob("a", { backoff: { initialSeconds: 10, maxSeconds: 1 } })]],
   ["a jitter of more than all", [defineJob("a", { backoff: { jitter: 1.1 } })]],
+  ["a backoff of a code that shrinks", [defineJob("a", { backoff: { byCode: { busy: { factor: 0.5 } } } })]],
+  [
+    "a backoff of a code whose start is after the type's end",
+    [defineJob("a", { backoff: { maxSeconds: 10, byCode: { busy: { initialSeconds: 11 } } } })],
+  ],
+  ["a backoff of a blank code", [defineJob("a", { backoff: { byCode: { " ": {} } } })]],
 ])("%s is input.invalid", async (_what, catalogue) => {
   expect(await codeOf(() => ledger.jobs.sync(catalogue))).toBe("input.invalid");
   expect(await definitions()).toEqual([]);

@@ -216,6 +216,57 @@ test.each(policies)("backoff by policy: %s", async (name, backoff, bounds) => {
   }
 });
 
+test("backoff by error code: what it sets stands in place of the type's own, for that code only", async () => {
+  const backoff = {
+    initialSeconds: 4,
+    factor: 1,
+    jitter: 0,
+    byCode: { "rate.limited": { initialSeconds: 100, factor: 3, maxSeconds: 800 }, gone: { initialSeconds: 0 } },
+  };
+  await ledger.jobs.sync([defineJob("by-code", { backoff })]);
+  const bounds = { "rate.limited": [100, 300, 800], gone: [0, 0, 0], "net.down": [4, 4, 4] };
+  for (const [code, delays] of Object.entries(bounds)) {
+    let { lease } = await leased(ledger, "by-code");
+    for (const delay of delays) {
+      await ledger.jobs.fail(lease, { code, message: "m" });
+
+      expect(Math.abs((await delayOf(lease)) - delay)).toBeLessThan(0.1);
+      await makeDue(database, [lease.jobId]);
+      lease = (await claimedOne(ledger, "by-code")).lease;
+    }
+    await ledger.jobs.complete(lease);
+  }
+});
+
+test("backoff by error code: a lease that ran out has a code too, and notBefore can only make it longer", async () => {
+  const backoff = { initialSeconds: 1, jitter: 0, byCode: { "job.lease_expired": { initialSeconds: 50 } } };
+  await ledger.jobs.sync([defineJob("by-code-reaped", { backoff })]);
+  const { lease } = await leased(ledger, "by-code-reaped");
+  await expire(database, [lease.jobId]);
+  await ledger.jobs.reap();
+
+  expect(Math.abs((await delayOf(lease)) - 50)).toBeLessThan(0.1);
+  await makeDue(database, [lease.jobId]);
+  const again = await claimedOne(ledger, "by-code-reaped");
+  const { runAt } = await ledger.jobs.fail(again.lease, {
+    code: "job.lease_expired",
+    message: "m",
+    notBefore: "2999-01-01T00:00:00Z",
+  });
+  expect(runAt).toEqual(new Date("2999-01-01T00:00:00Z"));
+});
+
+/** From the end of the attempt to when the job is due again, both by the database's clock, in seconds. */
+async function delayOf({ jobId, attempt }: Lease): Promise<number> {
+  const { rows } = await database.pool.query<{ delay: number }>(
+    `select extract(epoch from q.run_at - a.ended_at)::float as delay
+     from runledger.job_queue q join runledger.job_attempts a on a.job_id = q.id and a.attempt = $2
+     where q.id = $1`,
+    [jobId, attempt],
+  );
+  return rows[0]?.delay ?? Number.NaN;
+}
+
 test("a backoff at a very high attempt is the maximum, not an overflow", async () => {
   await ledger.jobs.sync([
     defineJob("overflow", { backoff: { initialSeconds: 1, factor: 1000, maxSeconds: 100, jitter: 0 } }),
