@@ -97,6 +97,9 @@ export const errorCodes = {
   "workflow.append_conflicting_retry": conflict("The mutation key was used before for another addition."),
   "workflow.append_unknown_dependency": validation("An added step depends on a step that does not exist."),
   "workflow.append_duplicate_step_key": validation("The workflow run has a step of this key already."),
+  "workflow.step_continuation_not_declared": validation(
+    "The job is a step that was not declared to continue: { continues: true }.",
+  ),
   "workflow.append_not_a_step": validation("The job is not a step of a workflow run, so it cannot append."),
   "workflow.child_run_invalid": validation("The job does not stand for a child run."),
 

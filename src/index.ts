@@ -55,7 +55,15 @@ export type { SweepLimitsOptions, SweptLimits } from "./jobs/limit-sweep.ts";
 export type { DefinedLimit, JobLimit, LimitRate, RequestedLimit } from "./jobs/limits.ts";
 export type { JobsPage, ListedJob, ListJobsOptions } from "./jobs/list.ts";
 export type { JobLog, JobLogsPage, LogsOptions } from "./jobs/logs.ts";
-export type { Failure, SettledJob, Settlement, SettleResult, Success } from "./jobs/outcome.ts";
+export type {
+  Continuation,
+  Failure,
+  SettledJob,
+  Settlement,
+  SettleResult,
+  SnoozeRequest,
+  Success,
+} from "./jobs/outcome.ts";
 export type { Job, JobSummary } from "./jobs/read.ts";
 export type { Heartbeat, LogLevel, LogLine, Progress } from "./jobs/running.ts";
 export type { ScheduleTick } from "./jobs/tick.ts";

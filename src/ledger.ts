@@ -29,7 +29,7 @@ import type { Lease } from "./jobs/lease.ts";
 import { type SweepLimitsOptions, type SweptLimits, sweepLimits } from "./jobs/limit-sweep.ts";
 import { type JobsPage, type ListJobsOptions, listJobs } from "./jobs/list.ts";
 import { type JobLogsPage, jobLogs, type LogsOptions } from "./jobs/logs.ts";
-import type { Failure, SettledJob, SettleResult } from "./jobs/outcome.ts";
+import type { Continuation, Failure, SettledJob, SettleResult, SnoozeRequest } from "./jobs/outcome.ts";
 import { getJob, type Job } from "./jobs/read.ts";
 import {
   appendLogs,
@@ -60,7 +60,16 @@ import { type RecoverRunOptions, type RerunOptions, recoverRun, rerunRun } from 
 import { requestOf } from "./runs/request.ts";
 import { getResult, type ResultOptions } from "./runs/result.ts";
 import { type RetriedRun, type RetryRunOptions, retryRun } from "./runs/retry.ts";
-import { completeJob, completeJobWith, failJob, type StepSettlement, type StepSuccess, settle } from "./runs/settle.ts";
+import {
+  completeJob,
+  completeJobWith,
+  continueJob,
+  failJob,
+  type StepSettlement,
+  type StepSuccess,
+  settle,
+  snoozeJob,
+} from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
 import { type RunEvent, type RunTimelineOptions, runTimeline } from "./runs/timeline.ts";
 import { type FiredTimers, type FireTimersOptions, fireTimers } from "./runs/timers.ts";
@@ -287,6 +296,22 @@ class Jobs<DB = AnyDatabase> {
 
   fail(lease: Lease, failure: Failure): Promise<SettledJob> {
     return failJob(this.#executor, lease, failure);
+  }
+
+  /** Puts the job back for later without using the attempt; progress and checkpoint are kept. */
+  snooze(lease: Lease, snooze: SnoozeRequest): Promise<SettledJob> {
+    return snoozeJob(this.#executor, lease, snooze);
+  }
+
+  /**
+   * Ends a slice of a long job: this run of it has succeeded, and the job goes on as its next run, with fresh attempts.
+   *
+   * ```ts
+   * await ledger.jobs.continue(lease, { checkpoint: { page: page + 1 }, delaySeconds: 60 });
+   * ```
+   */
+  continue(lease: Lease, continuation: Continuation = {}): Promise<SettledJob> {
+    return continueJob(this.#executor, lease, continuation);
   }
 
   /** Settles many attempts, each with its own outcome. */

@@ -85,6 +85,7 @@ export const remedies: Readonly<Record<LedgerErrorCode, string>> = {
   "workflow.append_conflicting_retry": "Use a new mutation key for another addition.",
   "workflow.append_unknown_dependency": "Depend on steps of the run or of the addition.",
   "workflow.append_duplicate_step_key": "Give the added step a key that the run does not have.",
+  "workflow.step_continuation_not_declared": "Declare the step with `continues: true`.",
   "workflow.append_not_a_step": "Append from handlers of steps only.",
   "workflow.child_run_invalid": "Do not enqueue jobs of the reserved type yourself.",
   "workflow.invalid_dag_blank_type": "Correct the graph where `details` points to; nothing was written.",

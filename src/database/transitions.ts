@@ -63,7 +63,7 @@ export const makers = {
   complete: {
     calls: ["jobs.complete", "jobs.settle"],
     when: "of a job without a run",
-    statements: ["settle_attempts"],
+    statements: ["settle_attempts", "settle_attempts_with_again"],
     locks: ["job rows"],
   },
   completeStep: {
@@ -75,7 +75,19 @@ export const makers = {
   fail: {
     calls: ["jobs.fail", "jobs.settle"],
     when: "with attempts left, or without a run",
-    statements: ["settle_attempts"],
+    statements: ["settle_attempts", "settle_attempts_with_again"],
+    locks: ["job rows"],
+  },
+  snooze: {
+    calls: ["jobs.snooze", "jobs.settle"],
+    when: null,
+    statements: ["settle_attempts_with_again"],
+    locks: ["job rows"],
+  },
+  continue: {
+    calls: ["jobs.continue", "jobs.settle"],
+    when: null,
+    statements: ["settle_attempts_with_again"],
     locks: ["job rows"],
   },
   failStep: {
@@ -194,12 +206,17 @@ const job: readonly Transition<JobStatus>[] = [
     by: ["enqueue", "enqueueLive", ...starts, ...endings, "append", "retry"],
   },
   { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim", "claimLimited"] },
-  { from: "LEASED", to: "PENDING", why: "handed back, or to be tried again", by: ["handBack", "fail", "reap"] },
+  {
+    from: "LEASED",
+    to: "PENDING",
+    why: "handed back, snoozed, or to be tried again",
+    by: ["handBack", "fail", "reap", "snooze"],
+  },
   {
     from: "LEASED",
     to: "SUCCEEDED",
     why: "the attempt succeeded",
-    by: ["complete", "completeStep", "startChild", "endChild"],
+    by: ["complete", "completeStep", "continue", "startChild", "endChild"],
   },
   {
     from: "LEASED",
@@ -212,8 +229,8 @@ const job: readonly Transition<JobStatus>[] = [
   {
     from: "SUCCEEDED",
     to: "PENDING",
-    why: "next run number, its child run has ended",
-    by: [...endings, ...cancels],
+    why: "next run number, it continues or its child run has ended",
+    by: ["continue", ...endings, ...cancels],
   },
   { from: "DEAD_LETTERED", to: "PENDING", why: "next run number, its step is retried", by: ["retry"] },
 ];

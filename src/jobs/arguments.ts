@@ -44,3 +44,8 @@ export function validDuration(value: unknown, argument: string): number | null {
   }
   return value;
 }
+
+/** An optional number of seconds from 0 on, fractions included, or null. */
+export function validDelay(value: unknown, argument: string): number | null {
+  return value === 0 ? 0 : validDuration(value, argument);
+}

@@ -4,32 +4,43 @@ import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { limitColumns } from "./limits.ts";
 
-/** The columns of job_queue that the ledger keeps as they are. */
-const keptColumns = [
+/** What a job has in all of its runs. */
+const jobColumns = [
   "id",
-  "run_number",
   "type",
   "organization_id",
   "priority",
-  "run_at",
-  "attempt",
   "max_attempts",
   "timeout_seconds",
-  "worker_id",
-  "leased_at",
-  "lease_expires_at",
-  "enqueued_at",
   "workflow_run_id",
   "workflow_step_id",
-  "progress_done",
-  "progress_total",
   "payload",
-  "checkpoint",
   "tags",
   "metadata",
   ...limitColumns,
   "active_key",
+  "source_job_id",
+  "source_run_number",
 ] as const;
+
+/** What each run of a job has of its own. */
+const runColumns = [
+  "run_number",
+  "run_at",
+  "attempt",
+  "worker_id",
+  "leased_at",
+  "lease_expires_at",
+  "enqueued_at",
+  "progress_done",
+  "progress_total",
+  "checkpoint",
+] as const;
+
+export type RunColumn = (typeof runColumns)[number];
+
+/** The columns of job_queue that the ledger keeps as they are. */
+const keptColumns = [...jobColumns, ...runColumns] as const;
 
 /** The columns that an ending adds. */
 const endingColumns = [
@@ -72,9 +83,33 @@ function endedOfQueue<Reason extends string | null>(
   ] as const;
 }
 
+/**
+ * For the RETURNING of an update of `job_queue as q` that makes a finished run's row that of the next run; `finished`
+ * names the CTE with the columns of the finished one.
+ */
+export function finishedOfQueue<Finished extends string>(finished: Finished) {
+  return [
+    ...jobColumns.map((column) => `q.${column}` as const),
+    ...runColumns.map((column) => `${finished}.${column}` as const),
+  ];
+}
+
 type EndedRow = { [K in (typeof keptColumns)[number]]: LedgerTables["job_queue"][K] } & {
   [K in (typeof endingColumns)[number]]: LedgerTables["job_ledger"][K];
 };
+
+/** Appends the finished runs of the CTE `slice`, whose jobs have gone on as their next runs, to the ledger. */
+export function appendSlices(qb: QueryCreator<LedgerTables & { slice: EndedRow }>) {
+  return qb
+    .insertInto("job_ledger")
+    .columns([...keptColumns, ...endingColumns, "continued"])
+    .expression((eb) =>
+      eb
+        .selectFrom("slice")
+        .select([...keptColumns, ...endingColumns])
+        .select(sql<boolean>`true`.as("continued")),
+    );
+}
 
 /** Appends the rows of the CTE `ended` to the ledger. */
 export function appendEnded(qb: QueryCreator<LedgerTables & { ended: EndedRow }>) {

@@ -4,7 +4,7 @@ import type { StoredJson } from "../database/json.ts";
 import type { FailureKind } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "./lease.ts";
-import { validName, validTime } from "./request.ts";
+import { validDelay, validName, validTime } from "./request.ts";
 
 /** The attempt succeeded. */
 export interface Success {
@@ -25,14 +25,35 @@ export interface Failure {
   readonly notBefore?: Date | string;
 }
 
+/** The job is to be tried later, and the attempt does not count. Progress and checkpoint are kept. */
+export type SnoozeRequest = {
+  /** Kept with the job's event. */
+  readonly reason?: string;
+} & (
+  | { /** From now on by the database's clock, 0 or more. */ readonly seconds: number; readonly until?: never }
+  | { readonly until: Date | string; readonly seconds?: never }
+);
+
+/** The attempt finished a slice of the job, which goes on as its next run, with fresh attempts. */
+export interface Continuation {
+  /** Where the next run goes on. Default: the checkpoint that is stored. */
+  readonly checkpoint?: unknown;
+  /** How long the next run waits, in seconds by the database's clock, 0 or more. Default 0. */
+  readonly delaySeconds?: number;
+  /** What the slice came to; kept with its run in the ledger, also of a job that is a step. */
+  readonly output?: unknown;
+}
+
 /** One item of a batch: a lease and how its attempt ended. */
 export type Settlement =
   | { readonly lease: Lease; readonly success: Success }
-  | { readonly lease: Lease; readonly failure: Failure };
+  | { readonly lease: Lease; readonly failure: Failure }
+  | { readonly lease: Lease; readonly snooze: SnoozeRequest }
+  | { readonly lease: Lease; readonly continuation: Continuation };
 
 /** What became of the job. */
 export interface SettledJob {
-  /** PENDING: it will be tried again. */
+  /** PENDING: it will be tried again, or goes on. */
   readonly status: "SUCCEEDED" | "PENDING" | "DEAD_LETTERED";
   /** When it is due again, else null. */
   readonly runAt: Date | null;
@@ -41,7 +62,7 @@ export interface SettledJob {
 /** The answer for one item of a batch: one lost lease does not spoil the others. */
 export type SettleResult = ({ readonly ok: true } & SettledJob) | { readonly ok: false; readonly error: LedgerError };
 
-/** An outcome ready to be sent; `kind` null is a success. */
+/** An outcome ready to be sent; `kind` null is a success, or with `again` neither success nor failure. */
 export interface PreparedOutcome {
   readonly lease: Lease;
   readonly kind: FailureKind | null;
@@ -49,21 +70,77 @@ export interface PreparedOutcome {
   readonly code: string | null;
   readonly message: string | null;
   readonly notBefore: string | null;
+  /** The job stays in the queue, whatever its attempts. */
+  readonly again?: PreparedAgain;
+}
+
+export interface PreparedAgain {
+  readonly as: "SNOOZED" | "CONTINUED";
+  readonly delaySeconds: number | null;
+  /** Null: the one that is stored. */
+  readonly checkpoint: StoredJson | null;
+  readonly reason: string | null;
 }
 
 const MAX_MESSAGE_LENGTH = 10_000;
 const callerKinds = ["RETRYABLE", "TERMINAL", "PANICKED", "TIMEOUT"] as const;
 
-/** With the output of a success in the form that is stored. Throws `input.invalid` before anything is sent. */
-export function prepareOutcome(settlement: Settlement, output: StoredJson | null = null): PreparedOutcome {
-  const { jobId, workflowRunId } = settlement.lease;
-  const lease = {
-    ...settlement.lease,
+/** What of a settlement its caller gave as values, in the form that is stored; null what it did not give. */
+export interface StoredOutcome {
+  readonly output: StoredJson | null;
+  readonly checkpoint: StoredJson | null;
+}
+
+const noValues: StoredOutcome = { output: null, checkpoint: null };
+
+/** With the values of a success or a continuation. Throws `input.invalid` before anything is sent. */
+export function prepareOutcome(settlement: Settlement, values = noValues): PreparedOutcome {
+  const { output } = values;
+  const lease = validLease(settlement.lease);
+  if ("success" in settlement) return { ...noFailure, lease, output };
+  if ("snooze" in settlement) return { ...noFailure, lease, ...snoozed(settlement.snooze) };
+  if ("continuation" in settlement) {
+    return { ...noFailure, lease, output, again: continued(settlement.continuation, values) };
+  }
+  return failed(lease, settlement.failure);
+}
+
+const noFailure = { kind: null, output: null, code: null, message: null, notBefore: null } as const;
+
+function validLease({ jobId, workflowRunId, ...rest }: Lease): Lease {
+  return {
+    ...rest,
     jobId: validUuid(jobId, "lease.jobId"),
     workflowRunId: (workflowRunId ?? null) === null ? null : validUuid(workflowRunId, "lease.workflowRunId"),
   };
-  if ("success" in settlement) return { lease, kind: null, output, code: null, message: null, notBefore: null };
-  const { kind = "RETRYABLE", code, message, notBefore } = settlement.failure;
+}
+
+function snoozed({ seconds, until, reason }: SnoozeRequest): Pick<PreparedOutcome, "notBefore" | "again"> {
+  const [delay, time] = [seconds ?? null, until ?? null];
+  if ((delay === null) === (time === null)) {
+    throw new LedgerError("input.invalid", { message: "snooze takes either seconds or until." });
+  }
+  return {
+    notBefore: time === null ? null : validTime(time, "snooze.until"),
+    again: {
+      as: "SNOOZED",
+      delaySeconds: validDelay(delay, "snooze.seconds"),
+      checkpoint: null,
+      reason: reason === undefined ? null : storableText(reason),
+    },
+  };
+}
+
+function continued({ delaySeconds }: Continuation, { checkpoint }: StoredOutcome): PreparedAgain {
+  return {
+    as: "CONTINUED",
+    delaySeconds: validDelay(delaySeconds, "continuation.delaySeconds"),
+    checkpoint,
+    reason: null,
+  };
+}
+
+function failed(lease: Lease, { kind = "RETRYABLE", code, message, notBefore }: Failure): PreparedOutcome {
   if (!callerKinds.includes(kind)) {
     throw new LedgerError("input.invalid", { message: `failure.kind must be one of ${callerKinds.join(", ")}.` });
   }

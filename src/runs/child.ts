@@ -85,7 +85,7 @@ function outcomeOf(
   output: StoredJson | null,
 ): PreparedOutcome {
   if (!isTerminalRun(status)) throw new LedgerError("workflow.internal_state", { message: "The child run is live." });
-  if (status === "SUCCEEDED") return prepareOutcome({ lease, success: {} }, output);
+  if (status === "SUCCEEDED") return prepareOutcome({ lease, success: {} }, { output, checkpoint: null });
   const [code, message] =
     status === "CANCELED"
       ? ["workflow.child_run_canceled", "The child run was cancelled."]

@@ -112,6 +112,7 @@ const template = [
   "payload",
   "delay_seconds",
   ...limitColumns,
+  "continues",
   "expires_after_seconds",
   "expiry_outcome",
   "expiry_output",

@@ -92,11 +92,12 @@ function jobOf(rules: ValueRules, { job, child, map }: StepSpec, id: string, at:
     validDuration(deadlineSeconds, `${at}: deadlineSeconds`);
     checkValues(rules, graph, at);
     const payload = toJson({ graph: plainGraph(graph), deadlineSeconds }, `${at}: child`);
-    return { id, type: CHILD_RUN_JOB, payload, limit: null, ...timing(at, settings, {}, delaySeconds) };
+    const rest = { limit: null, continues: false, ...timing(at, settings, {}, delaySeconds) };
+    return { id, type: CHILD_RUN_JOB, payload, ...rest };
   }
   if (job === undefined) return null;
-  const { type, payload, defaults = {}, delaySeconds } = job;
-  const rest = { ...timing(at, job, defaults, delaySeconds), limit: limitOfStep(at, job) };
+  const { type, payload, defaults = {}, delaySeconds, continues = false } = job;
+  const rest = { continues, ...timing(at, job, defaults, delaySeconds), limit: limitOfStep(at, job) };
   if (map !== undefined) return { id: null, type, payload: null, ...rest };
   return { id, type, payload: valueText(rules, payload, `${at}: payload`), ...rest };
 }

@@ -47,6 +47,8 @@ export interface StepSettings extends JobDefaults {
 export interface JobStepSettings extends StepSettings {
   /** How many jobs of a key run at once or start in a period. What is left out comes from the job's definition. */
   readonly limit?: RequestedLimit;
+  /** The job may continue as its next run (`jobs.continue`); the step ends with the last. Default false. */
+  readonly continues?: boolean;
 }
 
 /** What an external gate waits for, what it hands to its dependents, and how long it stays open. */

@@ -119,6 +119,8 @@ export function requestOfSteps(drafts: readonly StepDraft[]): JsonText {
     const needs = Object.fromEntries(spec.dependencies.map((dependency) => [dependency.key, dependency.kind]));
     const { priority, maxAttempts, timeoutSeconds, delaySeconds } = spec.job ?? spec.child ?? {};
     const { limit } = spec.job ?? {};
+    // What is not asked for stays away: a stored request of before compares as it did.
+    const continues = job?.continues || undefined;
     const requested = {
       type: job?.type,
       priority,
@@ -126,6 +128,7 @@ export function requestOfSteps(drafts: readonly StepDraft[]): JsonText {
       timeoutSeconds,
       delaySeconds,
       limit,
+      continues,
       map: spec.map,
       needs,
     };

@@ -1,17 +1,19 @@
 /** Settling attempts, whose steps may add further steps to their runs in the same commit (FEATURES F-W7). */
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
-import type { StoredJson } from "../database/json.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "../jobs/lease.ts";
 import {
+  type Continuation,
   type Failure,
   prepareOutcome,
   type SettledJob,
   type Settlement,
   type SettleResult,
+  type SnoozeRequest,
+  type StoredOutcome,
   type Success,
 } from "../jobs/outcome.ts";
 import type { StepOutcome } from "../steps/cascade.ts";
@@ -27,7 +29,7 @@ export interface StepSuccess extends Success {
 
 /** One item of a batch: a lease and how its attempt ended. */
 export type StepSettlement =
-  | Extract<Settlement, { failure: unknown }>
+  | Exclude<Settlement, { success: unknown }>
   | { readonly lease: Settlement["lease"]; readonly success: StepSuccess };
 
 /**
@@ -51,9 +53,27 @@ export async function failJob(executor: Executor, lease: Lease, failure: Failure
 }
 
 /**
+ * Puts the job back for later without using the attempt; a step stays as it is. One round trip. Throws
+ * `job.lease_owner_mismatch`, `input.invalid`, `workflow.terminal_completion_unsupported_isolation`.
+ */
+export async function snoozeJob(executor: Executor, lease: Lease, snooze: SnoozeRequest): Promise<SettledJob> {
+  return settled(await settle(executor, [{ lease, snooze }]));
+}
+
+/**
+ * Ends this run of the job as SUCCEEDED and puts the job back as its next run, with fresh attempts; its step goes on.
+ * One round trip. Throws `job.lease_owner_mismatch`, `workflow.step_continuation_not_declared`, `payload.not_json`,
+ * `input.invalid`, `workflow.terminal_completion_unsupported_isolation`.
+ */
+export async function continueJob(executor: Executor, lease: Lease, continuation: Continuation): Promise<SettledJob> {
+  return settled(await settle(executor, [{ lease, continuation }]));
+}
+
+/**
  * Settles many attempts of any jobs and runs, each with its own outcome, as `settleOutcomes` does. Bad input of
  * any item is thrown before anything is written: a `payload.*` code, `input.invalid`, `workflow.append_not_a_step`,
- * `workflow.invalid_dag_*`. An item whose addition does not fit its run is answered with
+ * `workflow.invalid_dag_*`. An item that its step does not allow is answered with
+ * `workflow.step_continuation_not_declared`, and one whose addition does not fit its run with
  * `workflow.append_conflicting_retry`, `workflow.append_unknown_dependency` or
  * `workflow.append_duplicate_step_key`, and nothing of it is written.
  */
@@ -75,29 +95,28 @@ export async function completeJobWith(
 
 async function preparedAll({ settings }: Executor, settlements: readonly StepSettlement[]): Promise<StepOutcome[]> {
   const { values } = settings;
-  const texts = settlements.map((settlement, place) =>
-    "success" in settlement
-      ? optionalText(
-          values,
-          settlement.success.output,
-          settlements.length > 1 ? `settlements[${place}].output` : "output",
-        )
-      : null,
-  );
-  const output = await storedValues(values, "output", texts);
+  const texts = (name: "output" | "checkpoint") =>
+    settlements.map((settlement, place) => {
+      const at = settlements.length > 1 ? `settlements[${place}].${name}` : name;
+      return optionalText(values, valuesOf(settlement)[name], at);
+    });
+  const [outputs, checkpoints] = [texts("output"), texts("checkpoint")];
+  const output = await storedValues(values, "output", outputs);
+  const checkpoint = await storedValues(values, "checkpoint", checkpoints);
   const outcomes: StepOutcome[] = [];
   for (const [place, settlement] of settlements.entries()) {
-    outcomes.push(await prepared(values, settlement, output(place)));
+    outcomes.push(await prepared(values, settlement, { output: output(place), checkpoint: checkpoint(place) }));
   }
   return outcomes;
 }
 
-async function prepared(
-  rules: ValueRules,
-  settlement: StepSettlement,
-  output: StoredJson | null,
-): Promise<StepOutcome> {
-  const outcome = prepareOutcome(settlement, output);
+function valuesOf(settlement: StepSettlement): { readonly output?: unknown; readonly checkpoint?: unknown } {
+  if ("success" in settlement) return { output: settlement.success.output };
+  return "continuation" in settlement ? settlement.continuation : {};
+}
+
+async function prepared(rules: ValueRules, settlement: StepSettlement, values: StoredOutcome): Promise<StepOutcome> {
+  const outcome = prepareOutcome(settlement, values);
   const requests = "success" in settlement ? listOf(settlement.success.append) : [];
   if (requests.length === 0) return outcome;
   if (outcome.lease.workflowRunId === null) throw new LedgerError("workflow.append_not_a_step");

@@ -46,6 +46,8 @@ export interface StepJobSpec extends JobDefaults {
   readonly limit?: RequestedLimit;
   /** The limit that the definition in code has for this payload. */
   readonly definedLimit?: (() => RequestedLimit) | undefined;
+  /** Whether the job may continue as its next run before the step ends. Default false. */
+  readonly continues?: boolean;
 }
 
 /** How a step fans out over the array that one of its prerequisites puts out. */

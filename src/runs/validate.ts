@@ -79,7 +79,7 @@ function faultOfKind(step: StepSpec): string | undefined {
   const { job, child, map, expires, dependencies } = step;
   if (job !== undefined && child !== undefined) return "A step is a job or a child run, not both.";
   if (job === undefined && child === undefined) {
-    const settings = ["priority", "maxAttempts", "timeoutSeconds", "delaySeconds", "limit", "payload"];
+    const settings = ["priority", "maxAttempts", "timeoutSeconds", "delaySeconds", "limit", "continues", "payload"];
     if (settings.some((name) => name in step)) return "An EXTERNAL step has no job settings.";
     if (map !== undefined) return "A MAP step needs a job for its items.";
     return expires === undefined ? undefined : faultOfExpiry(expires);
@@ -106,6 +106,7 @@ function faultOfSettings({ job, child }: StepSpec): string | undefined {
     if (!isPositive(settings.timeoutSeconds)) return "timeoutSeconds must be a positive integer.";
     if (!isInt4(settings.priority)) return "priority must be an integer.";
   }
+  if (!["undefined", "boolean"].includes(typeof job?.continues)) return "continues must be true or false.";
   return undefined;
 }
 

@@ -199,6 +199,8 @@ const apply = writing("apply_step_resolution", applyParameters, (db, p, schema) 
           reason: eb.fn.coalesce("c.reason", "s.reason"),
           // A step that has ended before keeps its times: a prerequisite of it was retried.
           started_at: eb.fn.coalesce("ended.leased_at", "s.started_at"),
+          // Its job may have continued: a retry of the step comes after all of its runs.
+          job_run_number: eb.fn.coalesce("ended.run_number", "s.job_run_number"),
           ...entered(sql.ref("c.status")),
         }))
         .returning("s.id"),

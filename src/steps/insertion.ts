@@ -32,6 +32,7 @@ export interface PreparedStepJob {
   readonly settings: JobSettings;
   readonly delaySeconds: number | null;
   readonly limit: PreparedLimit | null;
+  readonly continues: boolean;
 }
 
 export interface PreparedMap {
@@ -73,6 +74,7 @@ export const stepArrayParameters = {
   timeouts: "int4?[]",
   delays: "float8?[]",
   ...limitParameters,
+  continues: "bool[]",
   mapSources: "uuid?[]",
   itemEdges: "text?[]",
   itemCounts: "int4?[]",
@@ -113,6 +115,7 @@ export function stepArrays(runs: readonly PreparedSteps[]) {
     timeouts: steps.map(({ job }) => job?.settings.timeoutSeconds ?? null),
     delays: steps.map(({ job }) => job?.delaySeconds ?? null),
     ...limitArrays(steps.map(({ job }) => job?.limit ?? null)),
+    continues: steps.map(({ job }) => job?.continues ?? false),
     mapSources: steps.map(({ map }) => map?.sourceId ?? null),
     itemEdges: steps.map(({ map }) => map?.itemEdge ?? null),
     itemCounts: steps.map(({ map }) => map?.itemCount ?? null),
@@ -151,6 +154,7 @@ export function stepRows(p: StepPlaceholders) {
     limit_concurrency: p.limitConcurrencies,
     limit_starts: p.limitStarts,
     limit_period_seconds: p.limitPeriods,
+    continues: p.continues,
     map_source_id: p.mapSources,
     item_edge: p.itemEdges,
     item_count: p.itemCounts,
@@ -179,6 +183,7 @@ const plainColumns = [
   "timeout_seconds",
   "delay_seconds",
   ...limitColumns,
+  "continues",
   "map_source_id",
   "item_count",
   "expires_after_seconds",

@@ -82,11 +82,11 @@ async function settleInOrder(
 }
 
 /** A success that one statement can store, if nothing else follows from it. */
-function isStepSuccess({ lease, kind, additions = [] }: StepOutcome): boolean {
-  return lease.workflowRunId !== null && kind === null && additions.length === 0;
+function isStepSuccess({ lease, kind, again, additions = [] }: StepOutcome): boolean {
+  return lease.workflowRunId !== null && kind === null && again === undefined && additions.length === 0;
 }
 
-/** Retries and ends of jobs outside of runs; returns those whose end is the end of a step. */
+/** Retries, jobs that stay in the queue, and ends of jobs outside of runs; returns those whose end is the end of a step. */
 async function settleWithoutSteps(
   executor: Executor,
   outcomes: readonly StepOutcome[],
@@ -97,7 +97,9 @@ async function settleWithoutSteps(
   const stepEnds = new Set<string>();
   for (const { leaseKey: key, state, runAt } of attempts) {
     if (state === "STEP_ENDS") stepEnds.add(key);
-    else results.set(key, state === "LOST" ? lost() : { ok: true, status: state, runAt });
+    else if (state === "LOST") results.set(key, lost());
+    else if (state === "REFUSED") results.set(key, refused());
+    else results.set(key, { ok: true, status: state, runAt });
   }
   return outcomes.filter((outcome) => stepEnds.has(keyOf(outcome)));
 }
@@ -155,6 +157,10 @@ function endedResult({ kind }: PreparedOutcome): SettleResult {
 
 function lost(): SettleResult {
   return { ok: false, error: leaseLost() };
+}
+
+function refused(): SettleResult {
+  return { ok: false, error: new LedgerError("workflow.step_continuation_not_declared") };
 }
 
 function keyOf({ lease }: PreparedOutcome): string {

@@ -36,6 +36,18 @@ const writes: readonly [string, string, Write, unknown][] = [
     (l, lease) => l.jobs.fail(lease, { kind: "TERMINAL", code: "c", message: "m" }),
     "job.lease_owner_mismatch",
   ],
+  [
+    "snooze",
+    "settle_attempts_with_again",
+    (l, lease) => l.jobs.snooze(lease, { seconds: 60 }),
+    "job.lease_owner_mismatch",
+  ],
+  [
+    "continue",
+    "settle_attempts_with_again",
+    (l, lease) => l.jobs.continue(lease, { checkpoint: 1 }),
+    "job.lease_owner_mismatch",
+  ],
 ];
 
 /** What happens to the lease before it is used, or which lease is used in its place. */
@@ -48,6 +60,8 @@ const staleness: readonly [string, (lease: Lease) => { readonly use: Lease } | P
   ["that was reaped", (lease) => expire(database, [lease.jobId]).then(() => ledger.jobs.reap())],
   ["that was handed back", (lease) => ledger.jobs.handBack([lease])],
   ["whose job has succeeded", (lease) => ledger.jobs.complete(lease)],
+  ["whose job was snoozed", (lease) => ledger.jobs.snooze(lease, { seconds: 60 })],
+  ["whose job has continued", (lease) => ledger.jobs.continue(lease)],
   ["whose job is dead", (lease) => ledger.jobs.fail(lease, { kind: "PANICKED", code: "c", message: "m" })],
 ];
 

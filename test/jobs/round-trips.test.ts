@@ -178,6 +178,45 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
     3,
   ],
   [
+    "snooze",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.snooze(lease, { seconds: 1 })
+      )(await leaseOf("snooze")),
+    1,
+    3,
+  ],
+  [
+    "continue",
+    async () =>
+      (
+        (lease) => (l) =>
+          l.jobs.continue(lease, { checkpoint: 1 })
+      )(await leaseOf("continue")),
+    1,
+    3,
+  ],
+  [
+    "settle of each outcome in one batch",
+    async () => {
+      await ledger.jobs.enqueueMany(Array.from({ length: 4 }, () => ({ type: "each", payload: 1 })));
+      const [a, b, c, d] = (await ledger.jobs.claim({ workerId: "w", limit: 4, types: ["each"] })).map(
+        ({ lease }) => lease,
+      );
+      if (!(a && b && c && d)) throw new Error("the jobs are not there");
+      return (l) =>
+        l.jobs.settle([
+          { lease: a, success: {} },
+          { lease: b, failure: { code: "c", message: "m" } },
+          { lease: c, snooze: { seconds: 1 } },
+          { lease: d, continuation: {} },
+        ]);
+    },
+    1,
+    3,
+  ],
+  [
     "settle of 50",
     async () => {
       await ledger.jobs.enqueueMany(Array.from({ length: 50 }, () => ({ type: "settle", payload: 1 })));

@@ -167,6 +167,11 @@ const triggers = `
       ), new.status::text, null);
     elsif tg_op = 'DELETE' then
       perform note_change('job', old.status::text, null, old.id || ' ' || old.run_number);
+    elsif old.run_number <> new.run_number then
+      perform note_change('job', old.status::text, null, old.id || ' ' || old.run_number);
+      perform note_change('job', (
+        select l.status::text from runledger.job_ledger as l where l.id = old.id and l.run_number = old.run_number
+      ), new.status::text, null);
     elsif old.status <> new.status then
       perform note_change('job', old.status::text, new.status::text, null);
     end if;

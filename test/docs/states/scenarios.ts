@@ -41,6 +41,8 @@ async function playJobs({ ledger, database }: Stage): Promise<void> {
     { type: "reaped", payload: {}, maxAttempts: 2 },
     { type: "reaped-at-once", payload: {}, maxAttempts: 1 },
     { type: "canceled", payload: {} },
+    { type: "snoozed", payload: {} },
+    { type: "continued", payload: {} },
   ]);
   const { id } = await ledger.jobs.enqueue("canceled-pending", {}, { idempotencyKey: "2" });
   const active = { key: "1", replace: true };
@@ -59,6 +61,12 @@ async function playJobs({ ledger, database }: Stage): Promise<void> {
   await database.pool.query("update runledger.job_queue set run_at = now() where type = 'fails'");
   await ledger.jobs.fail((await claim("fails")).lease, failure);
   await ledger.jobs.cancel((await claim("canceled")).lease.jobId, globally);
+  await ledger.jobs.snooze((await claim("snoozed")).lease, { seconds: 0 });
+  await ledger.jobs.continue((await claim("continued")).lease, { checkpoint: 1 });
+  await ledger.jobs.settle([
+    { lease: (await claim("snoozed")).lease, snooze: { seconds: 60 } },
+    { lease: (await claim("continued")).lease, continuation: { delaySeconds: 60 } },
+  ]);
   const reaped = [await claim("reaped"), await claim("reaped-at-once")].map(({ lease }) => lease.jobId);
   await database.pool.query(
     "update runledger.job_queue set lease_expires_at = now() - interval '1 second' where id = any($1)",
@@ -179,6 +187,20 @@ async function playBatches(stage: Stage): Promise<void> {
     { lease: b.lease, failure },
   ]);
   await ledger.jobs.complete(c.lease, {}, async () => {});
+  await playMixedBatch(stage);
+}
+
+/** All outcomes of jobs without a run in one statement. */
+async function playMixedBatch({ ledger }: Stage): Promise<void> {
+  const types = ["mixed-1", "mixed-2", "mixed-3"];
+  await ledger.jobs.enqueueMany(types.map((type) => ({ type, payload: {} })));
+  const [won, lost, snoozed] = await ledger.jobs.claim({ workerId: "w", limit: 3, types });
+  if (won === undefined || lost === undefined || snoozed === undefined) throw new Error("the jobs are not there");
+  await ledger.jobs.settle([
+    { lease: won.lease, success: {} },
+    { lease: lost.lease, failure },
+    { lease: snoozed.lease, snooze: { until: "2999-01-01T00:00:00Z" } },
+  ]);
 }
 
 async function playChildren(stage: Stage): Promise<void> {
