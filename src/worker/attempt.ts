@@ -3,7 +3,6 @@ import { performance } from "node:perf_hooks";
 import {
   type AppendRequest,
   type ClaimedJob,
-  type Failure,
   type Ledger,
   LedgerError,
   type Prerequisites,
@@ -12,11 +11,11 @@ import {
 } from "../index.ts";
 import { type AbortKind, JobAborted } from "./abort.ts";
 import { type AttemptView, type Emit, viewOf } from "./events.ts";
-import { failureOf } from "./failures.ts";
 import type { Handler, JobContext } from "./handlers.ts";
+import { outcomeOf, redacted, type ThrownOutcome } from "./outcomes.ts";
 
 /** How an attempt ended. */
-export type Outcome = { readonly success: StepSuccess } | { readonly failure: Failure };
+export type Outcome = { readonly success: StepSuccess } | ThrownOutcome;
 
 /** What an attempt needs of the worker. */
 export interface AttemptHost {
@@ -104,12 +103,12 @@ export class Attempt {
     this.#controller.abort(new JobAborted(kind));
   }
 
-  /** The handler has completed the job itself: if it still runs, what it does from here on is not the attempt's. */
-  completed(): void {
+  /** The handler has settled the job itself: if it still runs, what it does from here on is not the attempt's. */
+  completed(as: "succeeded" | "snoozed" | "continued" = "succeeded"): void {
     if (!this.#close()) return;
     const { emit, release, onReleased } = this.#host;
     release(this);
-    emit({ type: "succeeded", job: this.view });
+    emit(as === "succeeded" ? { type: as, job: this.view } : { type: as, job: this.view, runAt: null });
     if (this.mayRelease) onReleased();
   }
 
@@ -155,8 +154,8 @@ export class Attempt {
       const output = await this.#handler.run(this.#context(redact));
       return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
-      const failure = failureOf(error);
-      return { failure: { ...failure, message: redact(failure.message) } };
+      const outcome = redacted(outcomeOf(error), redact);
+      return "continuation" in outcome && this.#additions.length > 0 ? addsToSlice : outcome;
     }
   }
 
@@ -188,6 +187,15 @@ export class Attempt {
     };
   }
 }
+
+/** Steps come with their step's success, which a slice is not: they would be lost without a word. */
+const addsToSlice: Outcome = {
+  failure: {
+    kind: "PANICKED",
+    code: "worker.append_in_slice",
+    message: "The handler appended steps and continued: only the last slice can append.",
+  },
+};
 
 // What setTimeout can count to; beyond it, it would fire at once.
 const MAX_TIMER_MS = 2 ** 31 - 1;

@@ -2,7 +2,7 @@
 import { isLedgerError, type Job, type Lease, type Ledger } from "../index.ts";
 import type { Outcome } from "./attempt.ts";
 
-export type Fate = "succeeded" | "retried" | "failed" | "canceled" | "lost";
+export type Fate = "succeeded" | "snoozed" | "continued" | "retried" | "failed" | "canceled" | "lost";
 
 /**
  * A refused lease may mean that the outcome is stored already: by an earlier try whose answer was lost, or
@@ -18,6 +18,9 @@ export async function fateOf(ledger: Ledger, lease: Lease, outcome: Outcome): Pr
 }
 
 function fateIn(job: Job, lease: Lease, outcome: Outcome): Fate {
+  if (job.runNumber > lease.runNumber) return "continued";
+  // A snooze takes its attempt back, and nothing else does that to one that was started.
+  if (isPutBack(job, lease)) return "snoozed";
   if (job.runNumber !== lease.runNumber || job.attempt !== lease.attempt) return "lost";
   if (job.status === "SUCCEEDED") return "succeeded";
   if (job.status === "CANCELED") return "canceled";
@@ -25,4 +28,8 @@ function fateIn(job: Job, lease: Lease, outcome: Outcome): Fate {
   // Back in the queue, by this failure or by the reaper's: it is tried again in either case.
   if (job.status === "PENDING") return "retried";
   return job.status === "DEAD_LETTERED" && job.errorCode === outcome.failure.code ? "failed" : "lost";
+}
+
+function isPutBack({ status, runNumber, attempt }: Job, lease: Lease): boolean {
+  return status === "PENDING" && runNumber === lease.runNumber && attempt === lease.attempt - 1;
 }

@@ -41,6 +41,10 @@ export type WorkerEvent =
   | { readonly type: "started"; readonly job: AttemptView }
   /** The success is stored. */
   | { readonly type: "succeeded"; readonly job: AttemptView }
+  /** The job will be tried at `runAt`; the attempt does not count. */
+  | { readonly type: "snoozed"; readonly job: AttemptView; readonly runAt: Date | null }
+  /** The run of the job is stored as a success, and its next run starts at `runAt`. */
+  | { readonly type: "continued"; readonly job: AttemptView; readonly runAt: Date | null }
   /** The failure is stored and the job will be tried again at `runAt`. */
   | { readonly type: "retried"; readonly job: AttemptView; readonly failure: Failure; readonly runAt: Date | null }
   /** The failure is stored and the job is dead-lettered. */

@@ -51,7 +51,7 @@ export interface JobContext<Payload = JsonValue, Prerequisites = PrerequisiteOut
   /**
    * Adds steps to the job's run, in one commit with its success: dynamic fan-out. A key adds to a run once, so an
    * attempt that is made again may say the same. What does not fit the run ends the job as PANICKED with the code
-   * of the refusal. Throws `workflow.append_not_a_step`.
+   * of the refusal, and so does an addition of an attempt that continues. Throws `workflow.append_not_a_step`.
    */
   append(key: string, build: (graph: WorkflowAddition) => unknown): void;
   /** Appends a line to the job's log. One round trip. Throws `payload.not_json`, `job.lease_owner_mismatch`. */

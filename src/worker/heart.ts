@@ -72,7 +72,7 @@ export class Heart {
   async #gone(attempt: Attempt): Promise<void> {
     if (!attempt.open) return;
     const fate = await fateOf(this.#options.ledger, attempt.job.lease, { success: {} });
-    if (fate === "succeeded") attempt.completed();
+    if (fate === "succeeded" || fate === "snoozed" || fate === "continued") attempt.completed(fate);
     else attempt.lose(fate === "canceled" ? "cancel" : "lease_lost");
   }
 

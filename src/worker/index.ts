@@ -13,4 +13,5 @@ export {
   type JobContext,
 } from "./handlers.ts";
 export type { MaintainOptions, WorkerOptions } from "./options.ts";
+export { Continue, Snooze } from "./outcomes.ts";
 export { createWorker, type StopOptions, type Worker } from "./worker.ts";

@@ -11,7 +11,7 @@ export interface SettlerOptions {
   readonly emit: Emit;
   /** The attempt is settled or given up. */
   readonly release: (attempt: Attempt) => void;
-  /** A success may have made other jobs runnable. */
+  /** A success may have made other jobs runnable, or the job itself. */
   readonly onReleased: () => void;
   readonly crash: (error: unknown) => void;
 }
@@ -162,10 +162,13 @@ export class Settler {
     const { emit, release, onReleased } = this.#options;
     const job = attempt.view;
     release(attempt);
-    if (!("failure" in outcome)) emit({ type: "succeeded", job });
+    if ("snooze" in outcome) emit({ type: "snoozed", job, runAt });
+    else if ("continuation" in outcome) emit({ type: "continued", job, runAt });
+    else if ("success" in outcome) emit({ type: "succeeded", job });
     else if (status === "PENDING") emit({ type: "retried", job, failure: outcome.failure, runAt });
     else emit({ type: "failed", job, failure: outcome.failure });
-    if (attempt.mayRelease && (status !== "PENDING" || attempt.job.limitKey !== null)) onReleased();
+    const goesOn = "continuation" in outcome;
+    if (goesOn || (attempt.mayRelease && (status !== "PENDING" || attempt.job.limitKey !== null))) onReleased();
   }
 
   async #refused(item: Item, error: LedgerError): Promise<void> {
@@ -177,6 +180,7 @@ export class Settler {
     release(attempt);
     if (fate === "succeeded" && attempt.mayRelease) onReleased();
     if (fate === "succeeded" || fate === "canceled") emit({ type: fate, job });
+    else if (fate === "snoozed" || fate === "continued") emit({ type: fate, job, runAt: null });
     else if ("failure" in outcome) {
       const { failure } = outcome;
       emit(fate === "retried" ? { type: fate, job, failure, runAt: null } : { type: fate, job, failure });
@@ -194,7 +198,7 @@ export class Settler {
  * of the database's own is tried again. Null when it is not the outcome's fault, or is a refusal already.
  */
 function refusalOf(error: unknown, outcome: Outcome): Outcome | null {
-  if (!isLedgerError(error) || !("success" in outcome)) return null;
+  if (!isLedgerError(error) || "failure" in outcome) return null;
   const { code, message, category, retryable } = error;
   if (category === "validation" || code === "payload.unencodable" || (category === "conflict" && !retryable))
     return { failure: { kind: "PANICKED", code, message } };

@@ -6,7 +6,7 @@ import {
   type PrerequisiteOutputs,
   typed,
 } from "../../src/index.ts";
-import { handle } from "../../src/worker/index.ts";
+import { Continue, handle, Snooze } from "../../src/worker/index.ts";
 
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 
@@ -38,6 +38,17 @@ test("a handler that returns something else does not compile", () => {
   handle(receipt, async () => {});
   // @ts-expect-error messageId is missing
   handle(receipt, async () => ({}));
+});
+
+test("a handler of any output may snooze its job or continue it, with one time and not two", () => {
+  handle(receipt, async ({ checkpoint }) => {
+    if (checkpoint === null) throw new Continue({ checkpoint: { page: 2 }, delaySeconds: 1, output: [] });
+    throw new Snooze({ until: new Date(), reason: "later" });
+  });
+  // @ts-expect-error a time is missing
+  new Snooze({ reason: "later" });
+  // @ts-expect-error which of the two?
+  new Snooze({ seconds: 1, until: new Date() });
 });
 
 test("a handler cannot read what its definition does not promise", () => {

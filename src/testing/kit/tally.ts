@@ -5,7 +5,18 @@ import type { AttemptView, Handler, WorkerEvent } from "../../worker/index.ts";
 /** How an attempt can end, by the names of the worker's events. */
 export type AttemptOutcome = Exclude<Extract<WorkerEvent, { readonly job: AttemptView }>["type"], "started">;
 
-const none: Readonly<Record<AttemptOutcome, number>> = { succeeded: 0, retried: 0, failed: 0, canceled: 0, lost: 0 };
+const none: Readonly<Record<AttemptOutcome, number>> = {
+  succeeded: 0,
+  snoozed: 0,
+  continued: 0,
+  retried: 0,
+  failed: 0,
+  canceled: 0,
+  lost: 0,
+};
+
+/** What is no failure, and says all by itself. */
+const well: ReadonlySet<AttemptOutcome> = new Set(["succeeded", "snoozed", "continued"]);
 
 /** What a sweep can come to, besides having to leave something. */
 const steps: ReadonlySet<WorkerEvent["type"]> = new Set([
@@ -16,7 +27,7 @@ const steps: ReadonlySet<WorkerEvent["type"]> = new Set([
   "schedule_skipped",
 ]);
 
-/** An attempt that ended otherwise than by success. */
+/** An attempt that ended in none of the ways that are meant to be. */
 export interface FailedAttempt {
   readonly jobId: string;
   readonly type: string;
@@ -52,7 +63,7 @@ export class Tally {
     this.progress += 1;
     this.counts[event.type] += 1;
     this.outcome = event.type;
-    if (event.type === "succeeded") return;
+    if (well.has(event.type)) return;
     const { jobId, type, attempt } = event.job;
     const failure = "failure" in event ? event.failure : null;
     const error = this.#thrown.get(keyOf(event.job));

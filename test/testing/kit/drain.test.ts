@@ -1,7 +1,7 @@
 /** Draining until nothing is due. */
 import { beforeEach, describe, expect, test } from "@jest/globals";
 import { defineJob, defineSchedule, defineWorkflow, typed } from "../../../src/index.ts";
-import { handle } from "../../../src/worker/index.ts";
+import { Continue, handle, Snooze } from "../../../src/worker/index.ts";
 import { everywhere, newKit } from "./kits.ts";
 
 const double = defineJob("double", { input: typed<number>(), output: typed<number>() });
@@ -34,6 +34,8 @@ test("runs what is due in the order of claims, one after the other", async () =>
 
   expect(await kit.drain({ handlers: [noting] })).toEqual({
     succeeded: 3,
+    snoozed: 0,
+    continued: 0,
     retried: 0,
     failed: 0,
     canceled: 0,
@@ -43,6 +45,25 @@ test("runs what is due in the order of claims, one after the other", async () =>
     setAside: [],
   });
   expect(seen).toEqual([2, -2, 3, -3, 1, -1]);
+});
+
+test("runs a job slice by slice, and leaves a snoozed one for later: neither has failed", async () => {
+  const slices = handle("slices", ({ checkpoint }) => {
+    if (checkpoint === 3) return "all";
+    throw new Continue({ checkpoint: Number(checkpoint ?? 0) + 1 });
+  });
+  const snoozes = handle("snoozes", () => {
+    throw new Snooze({ seconds: 60 });
+  });
+  await kit.ledger.jobs.enqueueMany(["slices", "snoozes"].map((type) => ({ type, payload: null })));
+
+  expect(await kit.drain({ handlers: [slices, snoozes] })).toMatchObject({
+    succeeded: 1,
+    snoozed: 1,
+    continued: 3,
+    failures: [],
+    left: [{ type: "snoozes", status: "PENDING", attempt: 0 }],
+  });
 });
 
 test("runs what jobs enqueue, the steps of a run and of its child runs", async () => {
