@@ -42,6 +42,15 @@ export const errorCodes = {
   "job.progress_invalid": validation("Progress needs 0 <= done <= total, against the stored values too."),
   "job.workflow_requeue_not_supported": conflict("The job belongs to a workflow run: act on the run instead."),
   "job.cancel_unsupported_isolation": isolation("Cancelling a job"),
+  "job.requeue_conflict": conflict("The job is not in the expected status and run, or somebody requeued it just now."),
+  "job.cancellation_not_quiesced": conflict(
+    "A worker may still be at the cancelled job until its lease ends: requeue it after that.",
+    true,
+  ),
+  "job.requeue_unsupported_isolation": isolation("Requeueing a job"),
+  "job.replay_not_succeeded": conflict("Only a job that has succeeded can be replayed: requeue others."),
+  "job.replay_conflicting_key": conflict("The key was used before for another replay of the job."),
+  "job.replay_unsupported_isolation": isolation("Replaying a job"),
 
   "workflow.run_not_found": notFound("No such workflow run in this scope."),
   "workflow.step_not_found": notFound("No such step in this workflow run."),

@@ -28,6 +28,12 @@ export {
   type LedgerErrorCode,
 } from "./errors.ts";
 export type { CanceledJob, CancelJobOptions } from "./jobs/cancel.ts";
+export type {
+  CanceledJobs,
+  CancelJobsProgress,
+  CancelManyJobsOptions,
+  LiveJobFilter,
+} from "./jobs/cancel-many.ts";
 export type { SyncedDefinitions, SyncOptions } from "./jobs/catalogue.ts";
 export type { ClaimedJob, ClaimOptions } from "./jobs/claim.ts";
 export type { JobCounts } from "./jobs/counts.ts";
@@ -48,6 +54,7 @@ export {
   parsed,
   typed,
 } from "./jobs/definition.ts";
+export type { BulkOptions, EndedJobFilter, JobFilter } from "./jobs/filter.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 export type { ActiveJobKey, Debounce, JobKeys, Throttle } from "./jobs/key-options.ts";
 export type { Lease } from "./jobs/lease.ts";
@@ -65,6 +72,10 @@ export type {
   Success,
 } from "./jobs/outcome.ts";
 export type { Job, JobSummary } from "./jobs/read.ts";
+export type { ReplayOptions, ReplaySettings } from "./jobs/replay.ts";
+export type { ReplayedJobs, ReplayManyOptions, ReplayProgress } from "./jobs/replay-many.ts";
+export type { RequeueableStatus, RequeuedJob, RequeueOptions, RequeueSettings } from "./jobs/requeue.ts";
+export type { RequeuedJobs, RequeueFilter, RequeueManyOptions, RequeueProgress } from "./jobs/requeue-many.ts";
 export type { Heartbeat, LogLevel, LogLine, Progress } from "./jobs/running.ts";
 export type { ScheduleTick } from "./jobs/tick.ts";
 export type { JobEvent } from "./jobs/timeline.ts";

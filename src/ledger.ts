@@ -19,6 +19,7 @@ import type { ReadOptions } from "./database/values/read.ts";
 import { type ValueOptions, valueRules } from "./database/values/rules.ts";
 import { LedgerError } from "./errors.ts";
 import { type CanceledJob, type CancelJobOptions, cancelJob } from "./jobs/cancel.ts";
+import { type CanceledJobs, type CancelManyJobsOptions, cancelManyJobs } from "./jobs/cancel-many.ts";
 import { type SyncedDefinitions, type SyncOptions, setPaused, syncDefinitions } from "./jobs/catalogue.ts";
 import { type ClaimedJob, type ClaimOptions, claimJobs } from "./jobs/claim.ts";
 import { countJobs, type JobCounts } from "./jobs/counts.ts";
@@ -31,6 +32,10 @@ import { type JobsPage, type ListJobsOptions, listJobs } from "./jobs/list.ts";
 import { type JobLogsPage, jobLogs, type LogsOptions } from "./jobs/logs.ts";
 import type { Continuation, Failure, SettledJob, SettleResult, SnoozeRequest } from "./jobs/outcome.ts";
 import { getJob, type Job } from "./jobs/read.ts";
+import { type ReplayOptions, replayJob } from "./jobs/replay.ts";
+import { type ReplayedJobs, type ReplayManyOptions, replayManyJobs } from "./jobs/replay-many.ts";
+import { type RequeuedJob, type RequeueOptions, requeueJob } from "./jobs/requeue.ts";
+import { type RequeuedJobs, type RequeueManyOptions, requeueManyJobs } from "./jobs/requeue-many.ts";
 import {
   appendLogs,
   type Heartbeat,
@@ -326,6 +331,31 @@ class Jobs<DB = AnyDatabase> {
 
   cancel(jobId: string, options: CancelJobOptions): Promise<CanceledJob> {
     return cancelJob(this.#executor, jobId, options);
+  }
+
+  /** Cancels all live jobs that a filter finds, in bounded batches. */
+  cancelMany(options: CancelManyJobsOptions): Promise<CanceledJobs> {
+    return cancelManyJobs(this.#executor, options);
+  }
+
+  /** Puts a dead-lettered or cancelled job back into the queue, if it is still as it was seen. */
+  requeue(jobId: string, options: RequeueOptions): Promise<RequeuedJob> {
+    return requeueJob(this.#executor, jobId, options);
+  }
+
+  /** Requeues all dead-lettered, or all cancelled, jobs that a filter finds, in bounded batches. */
+  requeueMany(options: RequeueManyOptions): Promise<RequeuedJobs> {
+    return requeueManyJobs(this.#executor, options);
+  }
+
+  /** Enqueues a new job that does again what a succeeded one did, once for a key. */
+  replay(jobId: string, options: ReplayOptions): Promise<EnqueuedJob> {
+    return replayJob(this.#executor, jobId, options);
+  }
+
+  /** Replays all succeeded jobs that a filter finds, in bounded batches, each once for the key. */
+  replayMany(options: ReplayManyOptions): Promise<ReplayedJobs> {
+    return replayManyJobs(this.#executor, options);
   }
 
   get(jobId: string, scope: Scope, options?: ReadOptions): Promise<Job> {

@@ -32,6 +32,13 @@ export const remedies: Readonly<Record<LedgerErrorCode, string>> = {
   "job.progress_invalid": "Report numbers with 0 <= done <= total.",
   "job.workflow_requeue_not_supported": "Act on the run: `runs.cancel`, `runs.retry`, `runs.recover` or `runs.rerun`.",
   "job.cancel_unsupported_isolation": "Cancel in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.requeue_conflict": "Read the job again, and decide by its status and run number as they are now.",
+  "job.cancellation_not_quiesced": "Requeue it after `details.leaseExpiresAt`.",
+  "job.requeue_unsupported_isolation": "Requeue in a READ COMMITTED transaction, or outside of the transaction.",
+  "job.replay_not_succeeded": "Requeue a job that was dead-lettered or cancelled; wait for one that has not ended.",
+  "job.replay_conflicting_key":
+    "Use a key that stands for this replay alone: the same key was used with another payload.",
+  "job.replay_unsupported_isolation": "Replay in a READ COMMITTED transaction, or outside of the transaction.",
   "workflow.run_not_found":
     "Check the id and the scope: what is out of scope is not found. Retention may have deleted the run.",
   "workflow.step_not_found": "Check the step key against the run's graph.",

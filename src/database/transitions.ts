@@ -108,7 +108,14 @@ export const makers = {
     statements: resolving,
     locks: ["job rows that nobody holds", "release lock shared", "step rows", "run rows"],
   },
-  cancelJob: { calls: ["jobs.cancel"], when: null, statements: ["cancel_job"], locks: ["job rows"] },
+  cancelJob: {
+    calls: ["jobs.cancel", "jobs.cancelMany"],
+    when: null,
+    statements: ["cancel_jobs"],
+    locks: ["job rows"],
+  },
+  requeue: { calls: ["jobs.requeue", "jobs.requeueMany"], when: null, statements: ["requeue_jobs"], locks: [] },
+  replay: { calls: ["jobs.replay", "jobs.replayMany"], when: null, statements: ["replay_jobs"], locks: [] },
   enqueueRun: {
     calls: ["runs.enqueue", "runs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
@@ -203,7 +210,7 @@ const job: readonly Transition<JobStatus>[] = [
     from: null,
     to: "PENDING",
     why: "enqueued, or its step was released",
-    by: ["enqueue", "enqueueLive", ...starts, ...endings, "append", "retry"],
+    by: ["enqueue", "enqueueLive", "replay", ...starts, ...endings, "append", "retry"],
   },
   { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim", "claimLimited"] },
   {
@@ -232,7 +239,13 @@ const job: readonly Transition<JobStatus>[] = [
     why: "next run number, it continues or its child run has ended",
     by: ["continue", ...endings, ...cancels],
   },
-  { from: "DEAD_LETTERED", to: "PENDING", why: "next run number, its step is retried", by: ["retry"] },
+  {
+    from: "DEAD_LETTERED",
+    to: "PENDING",
+    why: "next run number, requeued or its step retried",
+    by: ["requeue", "retry"],
+  },
+  { from: "CANCELED", to: "PENDING", why: "next run number, requeued", by: ["requeue"] },
 ];
 
 const step: readonly Transition<StepStatus>[] = [

@@ -1,3 +1,4 @@
+import { sql } from "kysely";
 import { toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
@@ -37,7 +38,7 @@ export async function cancelJob(executor: Executor, jobId: string, options: Canc
   const scope = scopeArguments(options.scope);
   const reason = options.reason === undefined ? null : storableText(options.reason);
   await requireReadCommitted(executor, "job.cancel_unsupported_isolation");
-  const given = { id, reason, ...scope, lockWait: lockWaitFor(executor) };
+  const given = { ids: [id], reason, ...scope, lockWait: lockWaitFor(executor) };
   const row = await boundedInCaller(executor, () => cancel.executeFirst(executor, given));
   if (row === undefined) {
     const ended = await getJob(executor, id, options.scope);
@@ -48,9 +49,25 @@ export async function cancelJob(executor: Executor, jobId: string, options: Canc
   return { id, status: "CANCELED", canceled: true, leaseExpiresAt: toDateOrNull(row.lease_expires_at) };
 }
 
+/**
+ * Cancels those of the jobs that are live, in scope and of no run, and answers with their ids. One round trip; three
+ * more in a caller's transaction. Throws `job.cancel_unsupported_isolation`, `scope.required`.
+ */
+export async function cancelJobs(
+  executor: Executor,
+  ids: readonly string[],
+  { scope, reason }: CancelJobOptions,
+): Promise<string[]> {
+  const text = reason === undefined ? null : storableText(reason);
+  const given = { ids, reason: text, ...scopeArguments(scope), lockWait: lockWaitFor(executor) };
+  await requireReadCommitted(executor, "job.cancel_unsupported_isolation");
+  const rows = await boundedInCaller(executor, () => cancel.execute(executor, given));
+  return rows.filter((row) => row.workflow_run_id === null).map(({ id }) => id);
+}
+
 const cancel = writing(
-  "cancel_job",
-  { id: "uuid", reason: "text?", lockWait: "int4?", ...scopeParameters },
+  "cancel_jobs",
+  { ids: "uuid[]", reason: "text?", lockWait: "int4?", ...scopeParameters },
   (db, p, schema) =>
     db
       .with(
@@ -58,10 +75,11 @@ const cancel = writing(
         (qb) =>
           qb
             .selectFrom("job_queue as q")
-            .where("q.id", "=", p.id)
+            .where(sql<boolean>`q.id = any(${p.ids})`)
             .where(inScope("q.organization_id", p))
             .where(boundedHere(p.lockWait))
             .select(["q.id", "q.workflow_run_id", "q.lease_expires_at"])
+            .orderBy("q.id")
             .forUpdate("q"),
       )
       .with("ended", (qb) =>
@@ -74,5 +92,5 @@ const cancel = writing(
       )
       .with("appended", (qb) => appendEnded(qb))
       .selectFrom("held")
-      .select(["held.workflow_run_id", "held.lease_expires_at"]),
+      .select(["held.id", "held.workflow_run_id", "held.lease_expires_at"]),
 );

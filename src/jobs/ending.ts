@@ -4,21 +4,26 @@ import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { limitColumns } from "./limits.ts";
 
-/** What a job has in all of its runs. */
-const jobColumns = [
-  "id",
+/** What a job has in all of its runs, and a job that replays it too. */
+export const settingColumns = [
   "type",
   "organization_id",
   "priority",
   "max_attempts",
   "timeout_seconds",
-  "workflow_run_id",
-  "workflow_step_id",
-  "payload",
   "tags",
   "metadata",
   ...limitColumns,
   "active_key",
+] as const;
+
+/** What a job has in all of its runs; only a requeue may correct the payload. */
+const jobColumns = [
+  "id",
+  ...settingColumns,
+  "workflow_run_id",
+  "workflow_step_id",
+  "payload",
   "source_job_id",
   "source_run_number",
 ] as const;

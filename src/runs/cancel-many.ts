@@ -9,7 +9,8 @@ import { reading } from "../database/statement.ts";
 import { isTerminalRun, type RunStatus, runStatuses } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger, validName, validTime } from "../jobs/request.ts";
+import { arrayOf, requireFunction, requireKnownKeys, validBatchSize } from "../jobs/filter.ts";
+import { validName, validTime } from "../jobs/request.ts";
 import { cancelRuns } from "./cancel.ts";
 
 /** Which live runs to cancel: those that fit all that is given. An empty filter means all in the scope. */
@@ -55,9 +56,6 @@ export interface CanceledRuns {
   readonly failed: readonly { readonly runId: string; readonly error: LedgerError }[];
 }
 
-const DEFAULT_BATCH = 100;
-const MAX_BATCH = 1000;
-
 /**
  * Cancels the live runs that the filter finds; runs that are enqueued meanwhile are left alone. Fifteen
  * round trips a batch, whatever its size, and one when nothing is left. A batch that fails, because a lock
@@ -74,9 +72,7 @@ export async function cancelManyRuns(executor: Executor, options: CancelManyOpti
   const filter = preparedFilter(options.filter);
   const scope = scopeArguments(options.scope);
   const batchSize = validBatchSize(options.batchSize);
-  if (options.onProgress !== undefined && typeof options.onProgress !== "function") {
-    throw new LedgerError("input.invalid", { message: "onProgress must be a function." });
-  }
+  requireFunction(options.onProgress, "onProgress");
   await requireReadCommitted(executor, "workflow.cancel_unsupported_isolation");
   const tally: Tally = { canceled: 0, alreadyEnded: 0, failed: [] };
   for await (const ids of batches(executor, filter, scope, executor.transaction === "none" ? batchSize : null)) {
@@ -124,17 +120,9 @@ interface PreparedFilter {
 
 const filterKeys = ["type", "statuses", "createdBefore", "createdAfter", "ids"];
 
-/** What is misspelt or undefined would make the filter wider than it looks. */
 function preparedFilter(filter: CancelFilter): PreparedFilter {
-  if (typeof filter !== "object" || filter === null || Array.isArray(filter)) {
-    throw new LedgerError("input.invalid", { message: "filter must be given: {} for all live runs in the scope." });
-  }
+  requireKnownKeys(filter, filterKeys);
   const { type, statuses, createdBefore, createdAfter, ids } = filter;
-  for (const [key, value] of Object.entries(filter)) {
-    if (!filterKeys.includes(key) || value === undefined || value === null) {
-      throw new LedgerError("input.invalid", { message: `filter.${key} is unknown or has no value.` });
-    }
-  }
   return {
     type: type === undefined ? null : validName(type, "filter.type"),
     statuses: statuses === undefined ? null : arrayOf(statuses, "filter.statuses").map(validStatus),
@@ -144,23 +132,12 @@ function preparedFilter(filter: CancelFilter): PreparedFilter {
   };
 }
 
-function arrayOf(value: unknown, argument: string): readonly unknown[] {
-  if (!Array.isArray(value)) throw new LedgerError("input.invalid", { message: `${argument} must be an array.` });
-  return value;
-}
-
 function validStatus(value: unknown): string {
   const status = runStatuses.find((known) => known === value);
   if (status === undefined || isTerminalRun(status)) {
     throw new LedgerError("input.invalid", { message: "filter.statuses may name RUNNING and WAITING_FOR_EXTERNAL." });
   }
   return status;
-}
-
-function validBatchSize(value: number | undefined): number {
-  const size = validInteger(value, "batchSize", 1) ?? DEFAULT_BATCH;
-  if (size > MAX_BATCH) throw new LedgerError("input.invalid", { message: `batchSize must be at most ${MAX_BATCH}.` });
-  return size;
 }
 
 /** The ids of the runs that are to be cancelled, batch by batch; all at once without a size. */

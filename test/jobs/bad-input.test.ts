@@ -43,6 +43,8 @@ const long = "x".repeat(513);
 const nul = "a\0b";
 const half = "\ud800";
 
+const expected = { status: "DEAD_LETTERED", runNumber: 1 } as const;
+
 type Call = (ledger: Ledger) => Promise<unknown>;
 type Row = readonly [fn: string, tried: string, code: string, call: Call];
 
@@ -164,6 +166,8 @@ const underLease: readonly [string, (l: Ledger, lease: Lease) => Promise<unknown
   ["log", (l, given) => l.jobs.log(given, [{ level: "info", message: "m" }])],
   ["complete", (l, given) => l.jobs.complete(given)],
   ["fail", (l, given) => l.jobs.fail(given, { code: "c", message: "m" })],
+  ["snooze", (l, given) => l.jobs.snooze(given, { seconds: 1 })],
+  ["continue", (l, given) => l.jobs.continue(given)],
   ["settle", (l, given) => l.jobs.settle([{ lease: given, success: {} }])],
 ];
 
@@ -359,6 +363,84 @@ const table: readonly Row[] = [
   ["cancel", "an unknown id", "job.not_found", (l) => l.jobs.cancel(unknownId, { scope: { admin: true } })],
   ["cancel", "another tenant's job", "job.not_found", (l) => l.jobs.cancel(elsewhere.id, { scope: globally })],
   ["cancel", "a closed pool", "db.unavailable", () => closed.jobs.cancel(unknownId, { scope: globally })],
+  ...times("snooze", "until", (until) => (l) => l.jobs.snooze(lease, { until })),
+  ["snooze", "no time at all", "input.invalid", (l) => l.jobs.snooze(lease, {} as Wrong)],
+  ["snooze", "a stale lease", "job.lease_owner_mismatch", (l) => l.jobs.snooze(stale, { seconds: 1 })],
+  ...payloads("continue", "checkpoint", (checkpoint) => (l) => l.jobs.continue(lease, { checkpoint }), ["undefined"]),
+  ...payloads("continue", "output", (output) => (l) => l.jobs.continue(lease, { output }), ["undefined"]),
+  ["continue", "a delay as text", "input.invalid", (l) => l.jobs.continue(lease, { delaySeconds: "1" as Wrong })],
+  [
+    "continue",
+    "lease of a step that was not declared to",
+    "workflow.step_continuation_not_declared",
+    (l) => l.jobs.continue(step.lease),
+  ],
+  ...ids("requeue", (id) => (l) => l.jobs.requeue(id, { scope: globally, expected })),
+  ...scopes("requeue", (scope) => (l) => l.jobs.requeue(unknownId, { scope, expected })),
+  ...payloads(
+    "requeue",
+    "payload",
+    (payload) => (l) => l.jobs.requeue(unknownId, { scope: globally, expected, payload }),
+    ["undefined"],
+  ),
+  ...integers(
+    "requeue",
+    "expected.runNumber",
+    "1",
+    (runNumber) => (l) => l.jobs.requeue(unknownId, { scope: globally, expected: { status: "CANCELED", runNumber } }),
+  ),
+  ["requeue", "nothing expected", "input.invalid", (l) => l.jobs.requeue(unknownId, { scope: globally } as Wrong)],
+  [
+    "requeue",
+    "a status that cannot be requeued",
+    "input.invalid",
+    (l) => l.jobs.requeue(unknownId, { scope: globally, expected: { status: "SUCCEEDED" as Wrong, runNumber: 1 } }),
+  ],
+  [
+    "requeue",
+    "a reset that is not true or false",
+    "input.invalid",
+    (l) => l.jobs.requeue(unknownId, { scope: globally, expected, reset: "no" as Wrong }),
+  ],
+  ["requeue", "a closed pool", "db.unavailable", () => closed.jobs.requeue(unknownId, { scope: globally, expected })],
+  ...ids("replay", (id) => (l) => l.jobs.replay(id, { scope: globally, key: "k" })),
+  ...scopes("replay", (scope) => (l) => l.jobs.replay(unknownId, { scope, key: "k" })),
+  ...names("replay", "key", (key) => (l) => l.jobs.replay(unknownId, { scope: globally, key })),
+  ...payloads(
+    "replay",
+    "payload",
+    (payload) => (l) => l.jobs.replay(unknownId, { scope: globally, key: "k", payload }),
+    ["undefined"],
+  ),
+  ["replay", "a closed pool", "db.unavailable", () => closed.jobs.replay(unknownId, { scope: globally, key: "k" })],
+  ...scopes("cancelMany", (scope) => (l) => l.jobs.cancelMany({ scope, filter: {} })),
+  ...integers("cancelMany", "limit", "1", (limit) => (l) => l.jobs.cancelMany({ scope: globally, filter: {}, limit })),
+  [
+    "cancelMany",
+    "too big a batch",
+    "input.invalid",
+    (l) => l.jobs.cancelMany({ scope: globally, filter: {}, batchSize: 1001 }),
+  ],
+  [
+    "cancelMany",
+    "onProgress that is no function",
+    "input.invalid",
+    (l) => l.jobs.cancelMany({ scope: globally, filter: {}, onProgress: 1 as Wrong }),
+  ],
+  ...scopes("requeueMany", (scope) => (l) => l.jobs.requeueMany({ scope, filter: { status: "CANCELED" } })),
+  ["requeueMany", "no status", "input.invalid", (l) => l.jobs.requeueMany({ scope: globally, filter: {} as Wrong })],
+  ...names(
+    "requeueMany",
+    "filter.errorCode",
+    (errorCode) => (l) => l.jobs.requeueMany({ scope: globally, filter: { status: "CANCELED", errorCode } }),
+  ),
+  ...scopes("replayMany", (scope) => (l) => l.jobs.replayMany({ scope, filter: {}, key: "k" })),
+  ...names("replayMany", "key", (key) => (l) => l.jobs.replayMany({ scope: globally, filter: {}, key })),
+  ...times(
+    "replayMany",
+    "filter.endedAfter",
+    (endedAfter) => (l) => l.jobs.replayMany({ scope: globally, filter: { endedAfter }, key: "k" }),
+  ),
   ...ids("get", (id) => (l) => l.jobs.get(id, globally)),
   ...scopes("get", (scope) => (l) => l.jobs.get(unknownId, scope)),
   ["get", "an unknown id", "job.not_found", (l) => l.jobs.get(unknownId, { admin: true })],

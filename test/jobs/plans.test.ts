@@ -66,6 +66,19 @@ beforeAll(async () => {
      from generate_series(1, $1::int) n`,
     [rows],
   );
+  for (const [status, first, count] of [
+    ["DEAD_LETTERED", 20_000_000_000, rows * 0.2],
+    ["CANCELED", 30_000_000_000, rows * 0.1],
+  ] as const) {
+    await database.pool.query(
+      `insert into runledger.job_ledger (id, run_number, status, type, priority, run_at, attempt, max_attempts,
+         timeout_seconds, enqueued_at, ended_at, payload, failure_kind, error_code)
+       select public.id_of($2::bigint + n), 1, $1::text::runledger.job_status, 'bulk-' || n % 5, 100, now(), 8, 8, 900, now(), now(),
+         '{"n": 1}', case when $1::text = 'DEAD_LETTERED' then 'TERMINAL'::runledger.failure_kind end, 'c' || n % 3
+       from generate_series(1, $3::int) n`,
+      [status, first, Math.round(count)],
+    );
+  }
   await database.pool.query(`
     insert into runledger.job_definitions (type, enabled, paused)
       values ('paused', true, true), ('disabled', false, false);
@@ -122,6 +135,17 @@ const others: readonly [string, string, (ledger: Ledger) => Promise<unknown>, nu
   ["find expired leases", "expired_leases", (l) => l.jobs.reap({ limit: 100 }), 2500],
   ["settle 100 that expired", "settle_expired_attempts", (l) => l.jobs.reap({ limit: 100 }), 7000, allExpired],
   ["cancel", "cancel_job", (l) => l.jobs.cancel(first().jobId, { scope: globally }), 100],
+  ["find 100 live jobs", "walk_live_jobs", (l) => cancelMany(l), 700],
+  ["cancel 100", "cancel_jobs", (l) => cancelMany(l), 7000],
+  ["find 100 dead jobs", "walk_dead_jobs", (l) => requeueMany(l, "DEAD_LETTERED"), 2500],
+  ["look through dead jobs of which none fits", "walk_dead_jobs", (l) => requeueMany(l, "DEAD_LETTERED", "none"), 3500],
+  ["find 100 cancelled jobs", "walk_canceled_jobs", (l) => requeueMany(l, "CANCELED"), 2500],
+  ["requeue 100", "requeue_jobs", (l) => requeueMany(l, "DEAD_LETTERED"), 12_000],
+  ["find 100 succeeded jobs", "walk_succeeded_jobs", (l) => replayMany(l), 2500],
+  ["replay 100", "replay_jobs", (l) => replayMany(l), 12_000],
+  ["look for 100 replays that were made", "find_job_replays", (l) => replayMany(l).then(() => replayMany(l)), 2500],
+  ["snooze 100", "settle_attempts_with_again", (l) => l.jobs.settle(leased.slice(0, 100).map(snoozed)), 7000],
+  ["continue 100", "settle_attempts_with_again", (l) => l.jobs.settle(leased.slice(0, 100).map(continued)), 9000],
   ["get of a live job", "get_job", (l) => l.jobs.get(first().jobId, globally), 60],
   ["get of an ended job", "get_job", (l) => l.jobs.get(ended, globally), 60],
   [
@@ -164,6 +188,21 @@ test("claim: 50 jobs of one lane without statistics, as after a first burst", as
   expectByIndex(explained);
   expect(explained.buffers).toBeLessThan(2000);
 });
+
+const snoozed = (lease: Lease) => ({ lease, snooze: { seconds: 1 } });
+const continued = (lease: Lease) => ({ lease, continuation: { checkpoint: 1 } });
+
+function cancelMany({ jobs }: Ledger) {
+  return jobs.cancelMany({ scope: globally, filter: {}, limit: 100 });
+}
+
+function requeueMany({ jobs }: Ledger, status: "DEAD_LETTERED" | "CANCELED", errorCode = "c1") {
+  return jobs.requeueMany({ scope: globally, filter: { status, errorCode }, limit: 100 });
+}
+
+function replayMany({ jobs }: Ledger) {
+  return jobs.replayMany({ scope: globally, filter: {}, key: "k", limit: 100 });
+}
 
 /** What the call sends, run once more under EXPLAIN; nothing of either is kept. */
 async function explain(

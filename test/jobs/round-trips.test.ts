@@ -269,6 +269,66 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
     1,
     1,
   ],
+  [
+    "requeue",
+    async () =>
+      (
+        (id) => (l) =>
+          l.jobs.requeue(id, { scope: globally, expected: { status: "DEAD_LETTERED", runNumber: 1 } })
+      )(await deadJob(newKey())),
+    1,
+    4,
+  ],
+  [
+    "replay with a new key",
+    async () =>
+      (
+        (id) => (l) =>
+          l.jobs.replay(id, { scope: globally, key: "k" })
+      )(await succeededJob(newKey())),
+    1,
+    4,
+  ],
+  [
+    "replay with a key that exists",
+    async () => {
+      const id = await succeededJob("replay-again");
+      await ledger.jobs.replay(id, { scope: globally, key: "k" });
+      return (l) => l.jobs.replay(id, { scope: globally, key: "k" });
+    },
+    2,
+    5,
+  ],
+  [
+    "cancelMany of one batch",
+    async () => {
+      const type = newKey();
+      await ledger.jobs.enqueueMany(Array.from({ length: 50 }, () => ({ type, payload: 1 })));
+      return (l) => l.jobs.cancelMany({ scope: globally, filter: { type }, limit: 50 });
+    },
+    2,
+    6,
+  ],
+  [
+    "requeueMany of one batch",
+    async () => {
+      const type = newKey();
+      for (const _ of [1, 2]) await deadJob(type);
+      return (l) => l.jobs.requeueMany({ scope: globally, filter: { type, status: "DEAD_LETTERED" }, limit: 2 });
+    },
+    2,
+    6,
+  ],
+  [
+    "replayMany of one batch",
+    async () => {
+      const type = newKey();
+      for (const _ of [1, 2]) await succeededJob(type);
+      return (l) => l.jobs.replayMany({ scope: globally, filter: { type }, limit: 2, key: "k" });
+    },
+    2,
+    6,
+  ],
   ["sync", () => (l) => l.jobs.sync([defineJob("a"), defineJob("b")], { mode: "exact" }), 1, 1],
   ["pause", () => (l) => l.jobs.pause(["a"]), 1, 1],
   ["resume", () => (l) => l.jobs.resume(["a"]), 1, 1],
@@ -307,6 +367,18 @@ const lines = (["info", "warn", "error"] as const).map((level) => ({ level, mess
 
 function keyed(prefix: string) {
   return Array.from({ length: 1000 }, (_, n) => ({ type: "job", payload: n, idempotencyKey: `${prefix}-${n}` }));
+}
+
+async function deadJob(type: string): Promise<string> {
+  const lease = await leaseOf(type);
+  await ledger.jobs.fail(lease, { kind: "TERMINAL", code: "c", message: "m" });
+  return lease.jobId;
+}
+
+async function succeededJob(type: string): Promise<string> {
+  const lease = await leaseOf(type);
+  await ledger.jobs.complete(lease);
+  return lease.jobId;
 }
 
 async function stepLease() {

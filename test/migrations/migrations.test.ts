@@ -3,7 +3,14 @@ import { afterAll, describe, expect, test } from "@jest/globals";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import pg from "pg";
 import { migrate, migrations, rollback } from "../../db/index.ts";
-import { createLedger, defineSchedule, type Ledger, type ScheduleTiming, WorkflowBuilder } from "../../src/index.ts";
+import {
+  createLedger,
+  defineJob,
+  defineSchedule,
+  type Ledger,
+  type ScheduleTiming,
+  WorkflowBuilder,
+} from "../../src/index.ts";
 import { cloneDatabase, startPostgres } from "../../src/testing/index.ts";
 
 const global = { global: true } as const;
@@ -115,6 +122,7 @@ async function useEveryTable(db: Kysely<unknown>, schema = "runledger"): Promise
   await ledger.jobs.log(done.lease, [{ level: "info", message: "here" }]);
   await ledger.jobs.complete(done.lease, { output: 1 });
   await ledger.jobs.fail(failed.lease, { kind: "TERMINAL", code: "no", message: "no" });
+  await useJobsAgain(ledger);
   const runIds = [done, failed].map(({ lease }) => lease.workflowRunId ?? "");
   const statuses = await Promise.all(runIds.map(async (id) => (await ledger.runs.getStatus(id, global)).status));
   expect(statuses).toEqual(["RUNNING", "COMPLETED_WITH_ERRORS"]);
@@ -138,6 +146,20 @@ async function useSchedules(ledger: Ledger): Promise<void> {
   await ledger.schedules.retime("due", { scope: global, at: new Date(0) });
   const { fired, skipped } = await ledger.schedules.fireDue();
   expect([fired.length, skipped.length > 0]).toEqual([0, true]);
+}
+
+/** A job that continued, one that was requeued, and the replay of one. */
+async function useJobsAgain(ledger: Ledger): Promise<void> {
+  await ledger.jobs.sync([defineJob("again", { backoff: { byCode: { busy: { initialSeconds: 5 } } } })]);
+  await ledger.jobs.enqueueMany([1, 2, 3].map((payload) => ({ type: "again", payload })));
+  const [sliced, dead, done] = await ledger.jobs.claim({ workerId: "w", limit: 3, types: ["again"] });
+  if (sliced === undefined || dead === undefined || done === undefined) throw new Error("three jobs are due");
+  await ledger.jobs.continue(sliced.lease, { checkpoint: 1 });
+  await ledger.jobs.fail(dead.lease, { kind: "TERMINAL", code: "no", message: "no" });
+  await ledger.jobs.complete(done.lease);
+  const expected = { status: "DEAD_LETTERED", runNumber: 1 } as const;
+  await ledger.jobs.requeue(dead.lease.jobId, { scope: global, expected });
+  await ledger.jobs.replay(done.lease.jobId, { scope: global, key: "k" });
 }
 
 async function objectsIn(db: Kysely<unknown>, schema: string): Promise<string[]> {

@@ -16,6 +16,7 @@ type Scenario = (stage: Stage) => Promise<void>;
 
 export const scenarios: Readonly<Record<string, Scenario>> = {
   jobs: playJobs,
+  "jobs done again": playJobsAgain,
   "what changes no status": playQuietCalls,
   endings: async (stage) => {
     for (const ender of enders(stage)) await playEnder(stage, ender);
@@ -77,6 +78,38 @@ async function playJobs({ ledger, database }: Stage): Promise<void> {
   await ledger.jobs.enqueueMany(["limited", "limited"].map((type) => ({ type, payload: {}, limit })));
   await claim("limited");
   await ledger.jobs.claim({ workerId: "w", limit: 10 });
+}
+
+async function playJobsAgain({ ledger }: Stage): Promise<void> {
+  const { scope } = globally;
+  const tags = ["again"];
+  const claimed = async (type: string) => {
+    const { id } = await ledger.jobs.enqueue(type, {}, { tags });
+    const [job] = await ledger.jobs.claim({ workerId: "w", limit: 1, types: [type] });
+    if (job?.lease.jobId !== id) throw new Error("the job is not there");
+    return job;
+  };
+  const dead = async (type: string) => {
+    const { lease } = await claimed(type);
+    await ledger.jobs.fail(lease, failure);
+    return lease.jobId;
+  };
+  await ledger.jobs.requeue(await dead("dead-1"), { scope, expected: { status: "DEAD_LETTERED", runNumber: 1 } });
+  const { id } = await ledger.jobs.enqueue("canceled-again", {}, { tags });
+  await ledger.jobs.cancel(id, { scope });
+  await ledger.jobs.requeue(id, { scope, expected: { status: "CANCELED", runNumber: 1 } });
+  const { lease } = await claimed("succeeded-once");
+  await ledger.jobs.complete(lease);
+  await ledger.jobs.replay(lease.jobId, { scope, key: "once" });
+
+  await claimed("leased-again");
+  await ledger.jobs.cancelMany({ scope, filter: { tags } });
+  await dead("dead-2");
+  for (const status of ["DEAD_LETTERED", "CANCELED"] as const) {
+    await ledger.jobs.requeueMany({ scope, filter: { tags, status } });
+  }
+  await ledger.jobs.replayMany({ scope, filter: { tags }, key: "twice" });
+  await ledger.jobs.cancelMany({ scope, filter: { tags } });
 }
 
 async function playQuietCalls(stage: Stage): Promise<void> {
