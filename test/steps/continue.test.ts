@@ -1,6 +1,6 @@
 /** Steps whose jobs are worked off in slices (FEATURES F-J7): the step ends with the last of them. */
 import { afterEach, expect, test } from "@jest/globals";
-import { type ClaimedJob, type GraphSpec, typed, WorkflowBuilder } from "../../src/index.ts";
+import { type ClaimedJob, type GraphSpec, typed, WorkflowAddition, WorkflowBuilder } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { codeOf, errorOf, failure, globally, ledgerOf, openTransaction } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
@@ -93,6 +93,15 @@ test("a copy of a run may continue where its source could", async () => {
   const { id, type } = await startSliced();
   await ledger.jobs.fail((await claim(type)).lease, failure);
   await ledger.runs.recover(id, { ...globally, key: "again" });
+
+  expect(await ledger.jobs.continue((await claim(type)).lease)).toMatchObject({ status: "PENDING" });
+});
+
+test("a step that was appended may continue too", async () => {
+  const { id, type } = await startSliced((graph) => graph.external("gate"));
+  const addition = new WorkflowAddition();
+  addition.job("added", type, {}, { continues: true });
+  await ledger.runs.append(id, { ...globally, key: "k", graph: addition.build() });
 
   expect(await ledger.jobs.continue((await claim(type)).lease)).toMatchObject({ status: "PENDING" });
 });
