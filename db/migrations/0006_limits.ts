@@ -13,7 +13,11 @@ export function limits(schema: string): SchemaMigration {
         keys(name),
         ...wakes(name),
         ...triggers(name),
+        // Not in place: a view that is replaced keeps its grants and loses security_invoker.
+        sql`drop view ${name("job_timeline")}`,
+        sql`drop view ${name("jobs")}`,
         jobsViewWithKey(name),
+        timelineView(name),
       ]);
     },
     async down(db) {
@@ -215,7 +219,7 @@ const sharedColumns = sql.raw(`
 
 function jobsViewWithKey(name: QualifiedName) {
   return sql`
-    create or replace view ${name("jobs")} as
+    create view ${name("jobs")} as
       select ${sharedColumns},
         null::timestamptz as ended_at, null::${name("failure_kind")} as failure_kind, null::text as error_code,
         null::text as error_message, null::text as canceled_reason, null::jsonb as output, limit_key

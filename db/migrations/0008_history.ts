@@ -254,11 +254,19 @@ function indexes(name: QualifiedName) {
  * against everybody, for a moment. Their waits are bounded by lock_timeout, which is the caller's to set.
  */
 function partitionFunctions(name: QualifiedName, schema: string) {
+  const isPartition = sql`exists (
+        select from pg_inherits as part
+        where part.inhparent = ${sql.lit(`"${schema}".job_ledger`)}::regclass
+          and part.inhrelid = to_regclass(format('%I.%I', ${sql.lit(schema)}, partition_name))
+      )`;
   return [
     sql`
     create function ${name("hold_job_ledger_partition")}(partition_name text) returns boolean
     language plpgsql as $function$
     begin
+      if not ${isPartition} then
+        return false;
+      end if;
       execute format('lock table %I.%I in share mode', ${sql.lit(schema)}, partition_name);
       return true;
     exception when undefined_table then
@@ -270,6 +278,9 @@ function partitionFunctions(name: QualifiedName, schema: string) {
     language plpgsql as $function$
     begin
       lock table ${name("job_ledger")} in access exclusive mode;
+      if not ${isPartition} then
+        raise exception 'the ledger has no such partition' using errcode = 'undefined_table';
+      end if;
       execute format('drop table %I.%I', ${sql.lit(schema)}, partition_name);
     end
     $function$`,

@@ -272,6 +272,13 @@ function enqueueJobs(name: QualifiedName, schema: string) {
         end if;
       end if;
 
+      if array_remove(keys, null) <> '{}' then
+        delete from ${name("job_idempotency_keys")} as k
+        using unnest(types, organizations, keys) as given(type, organization_id, key)
+        where k.type = given.type and k.tenant = coalesce(given.organization_id::text, 'global')
+          and k.key = given.key and k.kind = 'IDEMPOTENCY' and k.expires_at <= now();
+      end if;
+
       with input as materialized (
         select * from unnest(ids, types, payloads, priorities, attempts, timeouts, times, delays, organizations, tag_lists, keys, requests)
           as input(id, type, payload, priority, max_attempts, timeout_seconds, run_at, delay_seconds, organization_id, tags, key, requested)
@@ -315,6 +322,7 @@ function enqueueJobs(name: QualifiedName, schema: string) {
         as keyed(id, type, organization_id, key, requested, run_at, place)
       join ${name("job_idempotency_keys")} as k on k.type = keyed.type
         and k.tenant = coalesce(keyed.organization_id::text, 'global') and k.key = keyed.key
+        and k.kind = 'IDEMPOTENCY'
       cross join lateral (
         select q.id, q.status, q.run_number from ${name("job_queue")} as q where q.id = k.job_id
         union all

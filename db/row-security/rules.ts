@@ -67,6 +67,8 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_events: { tenancy: ofJob, grants: { enqueuer: append, worker: append, reader: read, admin: all } },
   job_logs: { tenancy: ofJob, grants: { enqueuer: read, worker: append, reader: read, admin: all } },
   job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
+  job_limits: { tenancy: "tenant", grants: { worker: all, admin: all } },
+  job_limit_wakes: { tenancy: "tenant", grants: { worker: all, admin: all } },
   job_schedules: { tenancy: "tenant", grants: { worker: change, reader: read, admin: all } },
   job_schedule_fires: {
     tenancy: { through: "schedule", column: "schedule_id" },
@@ -102,6 +104,8 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
     guardedRun: "run_id",
   },
   workflow_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
+  status_counts: { tenancy: "tenant", grants: { enqueuer: read, worker: change, reader: read, admin: all } },
+  status_count_deltas: { tenancy: "organization", grants: { enqueuer: read, worker: all, reader: read, admin: all } },
   schema_migrations: { tenancy: null, grants: {} },
   schema_migrations_lock: { tenancy: null, grants: {} },
 };
@@ -109,7 +113,9 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
 /** A view reads with the rights of who selects from it, which PostgreSQL 14 cannot: there it is nobody's but the worker's. */
 export const viewRules: Readonly<Record<string, readonly RoleKind[]>> = {
   jobs: roleKinds,
+  job_dead_letters: roleKinds,
   job_timeline: roleKinds,
+  workflow_timeline: roleKinds,
 };
 
 export interface FunctionRule {
@@ -118,13 +124,24 @@ export interface FunctionRule {
   readonly execute: readonly RoleKind[];
 }
 
+/** Who fires a trigger needs no right to execute its function, nor any on the tables that it writes. */
+const trigger: FunctionRule = { definer: true, execute: [] };
 const enqueuers = ["enqueuer", "worker", "admin"] as const;
 
 /** By signature. Who fires a trigger needs no right to execute its function. */
 export const functionRules: Readonly<Record<string, FunctionRule>> = {
+  "count_changed_run()": trigger,
+  "count_deleted_runs()": trigger,
+  "count_ended_jobs()": trigger,
+  "count_forgotten_jobs()": trigger,
+  "count_inserted_jobs()": trigger,
+  "count_inserted_runs()": trigger,
+  "drop_job_ledger_partition(text)": { definer: true, execute: ["admin"] },
   "ensure_job_ledger_partitions(integer)": { definer: true, execute: ["worker", "admin"] },
   "enqueue_job(text, jsonb, jsonb)": { definer: false, execute: enqueuers },
   "enqueue_jobs(jsonb, boolean)": { definer: false, execute: enqueuers },
+  "hold_job_ledger_partition(text)": { definer: true, execute: ["admin"] },
   "job_request_problem(jsonb)": { definer: false, execute: enqueuers },
   "uuid_v7(timestamp with time zone)": { definer: false, execute: enqueuers },
+  "wake_job_limit()": trigger,
 };

@@ -51,6 +51,11 @@ async function populate(tenant: Tenant): Promise<World> {
   if (claimed === undefined) throw new Error("a job is due");
   await owner.jobs.log(claimed.lease, [{ level: "info", message: "here" }]);
   await owner.jobs.fail(claimed.lease, { kind: "TERMINAL", code: "no", message: "no" });
+  const limit = { key: "one", concurrency: 1 };
+  for (const n of [1, 2]) await owner.jobs.enqueue("limited", n, { organizationId, limit });
+  await owner.jobs.claim({ workerId: "w", limit: 1, types: ["limited"] });
+  await owner.jobs.enqueue("limited", 3, { organizationId, limit });
+  await owner.maintenance.compactCounts();
   const live = await owner.jobs.enqueue("waits", { secret: 2 }, { organizationId, runAt: "2999-01-01T00:00:00Z" });
   const run = await owner.runs.enqueue(gateThenJob(), { organizationId, idempotencyKey: "key" });
   await owner.runs.append(run.id, {
