@@ -69,6 +69,10 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_idempotency_keys: { tenancy: "tenant", grants: { enqueuer: expiring, worker: expiring, admin: all } },
   job_limits: { tenancy: "tenant", grants: { worker: all, admin: all } },
   job_limit_wakes: { tenancy: "tenant", grants: { worker: all, admin: all } },
+  job_replays: {
+    tenancy: { through: "job", column: "source_job_id" },
+    grants: { enqueuer: append, admin: all },
+  },
   job_schedules: { tenancy: "tenant", grants: { worker: change, reader: read, admin: all } },
   job_schedule_fires: {
     tenancy: { through: "schedule", column: "schedule_id" },

@@ -149,8 +149,14 @@ function listing(name: string, sources: Sources) {
 function branches(db: Tables, p: ListPlaceholders, schema: string, { live, ended }: Sources) {
   return [
     ...(live === "id" ? [liveJobs(db, p, schema)] : []),
-    // Both have an index of their own: few jobs of a type are found among many of others.
-    ...(live === "type" ? [liveJobsOfType(db, p, schema, "PENDING"), liveJobsOfType(db, p, schema, "LEASED")] : []),
+    // Each has an index of its own: few jobs of a type are found among many of others.
+    ...(live === "type"
+      ? [
+          liveJobsOfType(db, p, schema, "PENDING").where("q.limit_key", "is", null),
+          liveJobsOfType(db, p, schema, "PENDING").where("q.limit_key", "is not", null),
+          liveJobsOfType(db, p, schema, "LEASED"),
+        ]
+      : []),
     ...(ended === undefined ? [] : [endedJobs(db, p, ended)]),
   ];
 }

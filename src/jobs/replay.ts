@@ -24,9 +24,9 @@ export interface ReplaySettings {
   readonly scope: Scope;
   /** The same job and key give the same replay, for as long as the job is kept. At most 512 bytes. */
   readonly key: string;
-  /** Who replays; kept with the new job's event. */
+  /** Who replays; kept with the event of the job that is replayed. */
   readonly replayedBy?: string;
-  /** Kept with the new job's event. */
+  /** Kept with the event of the job that is replayed. */
   readonly reason?: string;
 }
 
@@ -207,13 +207,12 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
         .columns(["job_id", "run_number", "event", "actor", "details"])
         .expression((eb) =>
           eb.selectFrom("inserted as i").select([
-            "i.id",
-            sql<number>`1`.as("run_number"),
+            sql<string>`i.source_job_id`.as("job_id"),
+            sql<number>`i.source_run_number`.as("run_number"),
             sql<string>`'replayed'`.as("event"),
             sql<string | null>`${p.replayedBy}`.as("actor"),
             sql<JsonColumn>`jsonb_strip_nulls(jsonb_build_object(
-                'source_job_id', i.source_job_id, 'source_run_number', i.source_run_number, 'reason', ${p.reason},
-                'corrected', case when ${p.payload} is not null then true end
+                'job_id', i.id, 'reason', ${p.reason}, 'corrected', case when ${p.payload} is not null then true end
               ))`.as("details"),
           ]),
         ),

@@ -174,6 +174,8 @@ const forget = writing("forget_jobs", { ids: "uuid[]" }, (db, p) =>
     .with("events", (qb) => qb.deleteFrom("job_events as e").where(isGone("e.job_id")))
     .with("logs", (qb) => qb.deleteFrom("job_logs as g").where(isGone("g.job_id")))
     .with("keys", (qb) => qb.deleteFrom("job_idempotency_keys as k").where(isGone("k.job_id")))
+    // The guard of a replay goes with the job that was replayed, whatever became of the new one.
+    .with("replays", (qb) => qb.deleteFrom("job_replays as r").where(isGone("r.source_job_id")))
     .selectNoFrom(sql<number>`(select count(distinct id)::integer from gone)`.as("deleted")),
 );
 

@@ -126,7 +126,14 @@ function isFollowed(eb: Parameters<typeof isRemovable>[0]): RawBuilder<boolean> 
   return sql<boolean>`(${later}) is not null`;
 }
 
-const sideTables = ["job_attempts", "job_events", "job_logs", "job_idempotency_keys"] as const;
+/** What hangs on jobs, and by which column. */
+const sideTables = [
+  ["job_attempts", "job_id"],
+  ["job_events", "job_id"],
+  ["job_logs", "job_id"],
+  ["job_idempotency_keys", "job_id"],
+  ["job_replays", "source_job_id"],
+] as const;
 
 async function forgetSideRows(executor: Executor, { first, end }: Partition, signal?: AbortSignal): Promise<void> {
   for (const statement of sideRows) {
@@ -136,7 +143,7 @@ async function forgetSideRows(executor: Executor, { first, end }: Partition, sig
   }
 }
 
-const sideRows = sideTables.map((table) =>
+const sideRows = sideTables.map(([table, job]) =>
   writing(
     `forget_${table}_of_partition`,
     { first: "uuid", end: "uuid", limit: "int4" },
@@ -144,8 +151,8 @@ const sideRows = sideTables.map((table) =>
       with gone as (
         delete from ${sql.id(schema, table)} where ctid = any(array(
           select ctid from ${sql.id(schema, table)}
-          where job_id >= ${p.first} and job_id < ${p.end} limit ${p.limit}
-        )) returning job_id
+          where ${sql.id(job)} >= ${p.first} and ${sql.id(job)} < ${p.end} limit ${p.limit}
+        )) returning ${sql.id(job)}
       )
       select count(*)::integer as deleted from gone`,
   ),

@@ -5,6 +5,7 @@ import { createLedger, type ReplayOptions, WorkflowBuilder } from "../../src/ind
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
+import { codec, ledgerWith } from "../values/support.ts";
 import { claimedOne, codeOf, everythingOf, globally, leased, unknownId } from "./fixtures.ts";
 
 const database = await createTestDatabase();
@@ -15,13 +16,12 @@ afterEach(() => expectInvariants(database));
 
 test("a replay is a new job that does the same, and knows where it comes from", async () => {
   const source = await succeeded("same", { payload: { in: 1 }, maxAttempts: 3, tags: ["t"] });
-  const before = await everythingOf(database, source);
 
   const replayed = await ledger.jobs.replay(source, { scope, key: "k", replayedBy: "ana", reason: "lost mail" });
 
   expect(replayed).toEqual({ id: expect.any(String), status: "PENDING", runNumber: 1, disposition: "inserted" });
   expect(replayed.id).not.toBe(source);
-  expect(await everythingOf(database, source)).toEqual(before);
+  expect(await ledger.jobs.get(source, scope)).toMatchObject({ status: "SUCCEEDED", runNumber: 1, output: 1 });
   expect(await ledger.jobs.get(replayed.id, scope)).toMatchObject({
     type: "same",
     status: "PENDING",
@@ -34,14 +34,14 @@ test("a replay is a new job that does the same, and knows where it comes from", 
   });
   const { rows: events } = await database.pool.query(
     "select event, run_number, actor, details from runledger.job_events where job_id = $1",
-    [replayed.id],
+    [source],
   );
   expect(events).toEqual([
     {
       event: "replayed",
       run_number: 1,
       actor: "ana",
-      details: { source_job_id: source, source_run_number: 1, reason: "lost mail" },
+      details: { job_id: replayed.id, reason: "lost mail" },
     },
   ]);
   await ledger.jobs.complete((await claimedOne(ledger, "same")).lease, { output: 2 });
@@ -155,6 +155,52 @@ test("in a caller's transaction only READ COMMITTED will do", async () => {
     "job.replay_unsupported_isolation",
   );
   await trx.rollback().execute();
+});
+
+test("retention deletes a replay's guard with the job that was replayed, and not before", async () => {
+  const source = await succeeded("retained");
+  const replayed = await ledger.jobs.replay(source, { scope, key: "k" });
+  await ledger.jobs.complete((await claimedOne(ledger, "retained")).lease);
+  const retainOld = async (id: string) => {
+    await database.pool.query("update runledger.job_ledger set ended_at = ended_at - interval '9 days' where id = $1", [
+      id,
+    ]);
+    await ledger.maintenance.retain({ policies: { jobs: { SUCCEEDED: 5 } } });
+  };
+  await retainOld(replayed.id);
+  expect(await guards(source)).toBe(1);
+  await retainOld(source);
+
+  expect(await guards(source)).toBe(0);
+  expect(await codeOf(() => ledger.jobs.replay(source, { scope, key: "k" }))).toBe("job.not_found");
+});
+
+test("under a codec a key knows its payload again, and the replay has it encoded", async () => {
+  const encoding = ledgerWith(database, { codec });
+  const source = await succeeded("encoded");
+  const replay = (payload: unknown) => codeOf(() => encoding.jobs.replay(source, { scope, key: "k", payload }));
+  const { id } = await encoding.jobs.replay(source, { scope, key: "k", payload: { card: 4711 } });
+
+  expect(await replay({ card: 4711 })).toMatchObject({ resolved: { id, disposition: "existing" } });
+  expect(await replay({ card: 4712 })).toBe("job.replay_conflicting_key");
+  expect((await encoding.jobs.get(id, scope)).payload).toEqual({ card: 4711 });
+  const { rows } = await database.pool.query<{ payload: string; requested: string }>(
+    `select q.payload::text, r.requested::text from runledger.job_replays r
+     join runledger.job_queue q on q.id = r.job_id where r.source_job_id = $1`,
+    [source],
+  );
+  for (const text of Object.values(rows[0] ?? {})) expect(text).toContain("$runledger");
+});
+
+test("a replay has the limit, the schedule's tick and the active key of its source, and waits for nobody to take the key", async () => {
+  const limit = { key: "api", concurrency: 2 };
+  await ledger.jobs.enqueue("all-settings", {}, { limit, active: { key: "one" } });
+  const source = await claimedOne(ledger, "all-settings");
+  await ledger.jobs.complete(source.lease);
+  await ledger.jobs.replay(source.lease.jobId, { scope, key: "k" });
+
+  expect(await claimedOne(ledger, "all-settings")).toMatchObject({ limitKey: "api" });
+  expect(await codeOf(() => ledger.jobs.replay(source.lease.jobId, { scope, key: "k2" }))).toBe("job.active_key_taken");
 });
 
 async function succeeded(type: string, options: Parameters<typeof leased>[2] = {}): Promise<string> {

@@ -42,6 +42,9 @@ const tables = [
   "job_idempotency_keys",
   "workflow_runs",
   "workflow_idempotency_keys",
+  // What the deletes before have counted.
+  "status_counts",
+  "status_count_deltas",
 ];
 
 const PLAYS_PER_TRUNCATE = 25;

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { sql } from "kysely";
-import { createLedger, type EnqueueOptions, type JobOptions, type JobRequest, LedgerError } from "../../src/index.ts";
+import { createLedger, type EnqueueOptions, type JobOptions, type JobRequest } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 
 const database = await createTestDatabase();
@@ -74,7 +74,10 @@ async function keyOf(id: string): Promise<unknown> {
 }
 
 let calls = 0;
-const nextKey = () => `key ${(calls += 1)}`;
+function nextKey(): string {
+  calls += 1;
+  return `key ${calls}`;
+}
 
 const name = fc
   .string({ unit: "binary", minLength: 1, maxLength: 20 })
