@@ -77,8 +77,9 @@ async function populate(tenant: Tenant): Promise<World> {
 const expected = { status: "DEAD_LETTERED", runNumber: 1 } as const;
 
 async function succeededJob(organizationId: string | null): Promise<string> {
-  const { id } = await owner.jobs.enqueue("done", {}, { organizationId });
-  const [claimed] = await owner.jobs.claim({ workerId: "w", limit: 1, types: ["done"] });
+  const type = `done-${organizationId ?? "global"}`;
+  const { id } = await owner.jobs.enqueue(type, {}, { organizationId });
+  const [claimed] = await owner.jobs.claim({ workerId: "w", limit: 1, types: [type] });
   if (claimed === undefined) throw new Error("a job is due");
   await owner.jobs.complete(claimed.lease);
   return id;
