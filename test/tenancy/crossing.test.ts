@@ -79,9 +79,10 @@ const expected = { status: "DEAD_LETTERED", runNumber: 1 } as const;
 async function succeededJob(organizationId: string | null): Promise<string> {
   const type = `done-${organizationId ?? "global"}`;
   const { id } = await owner.jobs.enqueue(type, {}, { organizationId });
-  const [claimed] = await owner.jobs.claim({ workerId: "w", limit: 1, types: [type] });
-  if (claimed === undefined) throw new Error("a job is due");
-  await owner.jobs.complete(claimed.lease);
+  // Replays of it, too.
+  for (const { lease } of await owner.jobs.claim({ workerId: "w", limit: 100, types: [type] })) {
+    await owner.jobs.complete(lease);
+  }
   return id;
 }
 
@@ -124,6 +125,7 @@ const none = (tables: readonly string[]) => Object.fromEntries(tables.map((table
 
 describe("what is seen", () => {
   test("is in every table the tenant's own, as the scope of a ledger that sees all would give it", async () => {
+    await owner.maintenance.compactCounts();
     for (const kind of ["enqueuer", "reader"] as const) {
       const tables = readable(kind);
       const everything = await counts(database.db, null, tables);
