@@ -2,7 +2,7 @@
 import { describe, expect, test } from "@jest/globals";
 import fc from "fast-check";
 import { sql } from "kysely";
-import { createLedger, type EnqueueOptions, type JobOptions, type JobRequest } from "../../src/index.ts";
+import { createLedger, type EnqueueOptions, type JobOptions } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 
 const database = await createTestDatabase();
