@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "@jest/globals";
 import { createLedger, type Ledger, type RetentionPolicies } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
-import { codeOf, leased } from "../jobs/fixtures.ts";
+import { claimedOne, codeOf, leased } from "../jobs/fixtures.ts";
 import { startChild, startParent } from "../runs/children.ts";
 import { TestRun } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
@@ -62,6 +62,21 @@ describe("jobs", () => {
       expect([table, rowCount]).toEqual([table, 0]);
     }
     expect((await ledger.jobs.counts(scope)).types).toEqual([]);
+  });
+
+  test("take the guards of their replays along, which outlive the replays themselves", async () => {
+    const { lease } = await leased(ledger, "replayed");
+    await ledger.jobs.complete(lease);
+    const { id } = await ledger.jobs.replay(lease.jobId, { scope, key: "k" });
+    await ledger.jobs.complete((await claimedOne(ledger, "replayed")).lease);
+    const guards = async () => (await database.pool.query("select from runledger.job_replays")).rowCount;
+
+    await age(id, 40);
+    expect(await retain({ jobs: { SUCCEEDED: 30 } })).toMatchObject({ jobs: 1 });
+    expect(await guards()).toBe(1);
+    await age(lease.jobId, 40);
+    expect(await retain({ jobs: { SUCCEEDED: 30 } })).toMatchObject({ jobs: 1 });
+    expect(await guards()).toBe(0);
   });
 
   test("with a live key stay, and go when its time is over", async () => {
@@ -434,7 +449,8 @@ async function age(id: string, days: number, moves = true): Promise<string> {
     `with l as (update runledger.job_ledger set id = $2, ended_at = ${ago} where id = $1),
       a as (update runledger.job_attempts set job_id = $2 where job_id = $1),
       g as (update runledger.job_logs set job_id = $2 where job_id = $1),
-      e as (update runledger.job_events set job_id = $2 where job_id = $1)
+      e as (update runledger.job_events set job_id = $2 where job_id = $1),
+      r as (update runledger.job_replays set source_job_id = $2 where source_job_id = $1)
      update runledger.job_idempotency_keys set job_id = $2 where job_id = $1`,
     [id, older],
   );

@@ -157,24 +157,6 @@ test("in a caller's transaction only READ COMMITTED will do", async () => {
   await trx.rollback().execute();
 });
 
-test("retention deletes a replay's guard with the job that was replayed, and not before", async () => {
-  const source = await succeeded("retained");
-  const replayed = await ledger.jobs.replay(source, { scope, key: "k" });
-  await ledger.jobs.complete((await claimedOne(ledger, "retained")).lease);
-  const retainOld = async (id: string) => {
-    await database.pool.query("update runledger.job_ledger set ended_at = ended_at - interval '9 days' where id = $1", [
-      id,
-    ]);
-    await ledger.maintenance.retain({ policies: { jobs: { SUCCEEDED: 5 } } });
-  };
-  await retainOld(replayed.id);
-  expect(await guards(source)).toBe(1);
-  await retainOld(source);
-
-  expect(await guards(source)).toBe(0);
-  expect(await codeOf(() => ledger.jobs.replay(source, { scope, key: "k" }))).toBe("job.not_found");
-});
-
 test("under a codec a key knows its payload again, and the replay has it encoded", async () => {
   const encoding = ledgerWith(database, { codec });
   const source = await succeeded("encoded");
