@@ -11,6 +11,7 @@ export function history(schema: string): SchemaMigration {
         ...jobTriggers(name),
         ...runTriggers(name),
         ...countsSoFar(name),
+        ...truncateTriggers(name),
         ...indexes(name),
         deadLettersView(name),
         sql`drop view ${name("job_timeline")}`,
@@ -86,6 +87,9 @@ const triggers = [
   ["workflow_runs_count_inserted", "workflow_runs", "count_inserted_runs"],
   ["workflow_runs_count_updated", "workflow_runs", "count_changed_run"],
   ["workflow_runs_count_deleted", "workflow_runs", "count_deleted_runs"],
+  ["job_queue_recounted", "job_queue", "recount_jobs"],
+  ["job_ledger_recounted", "job_ledger", "recount_jobs"],
+  ["workflow_runs_recounted", "workflow_runs", "recount_runs"],
 ] as const;
 
 const append = (name: QualifiedName) =>
@@ -198,17 +202,54 @@ function runTriggers(name: QualifiedName) {
   ];
 }
 
-/** What is there already: the triggers have locked the tables against writers until the migration commits. */
-function countsSoFar(name: QualifiedName) {
+/** Everything that is there, counted. */
+function countsOf(name: QualifiedName) {
   const into = sql`insert into ${name("status_counts")} (subject, type, organization_id, status, count)`;
   const status = sql`case when status in ('PENDING', 'LEASED') then 'LIVE' else status::text end`;
-  return [
-    sql`
+  return {
+    jobs: sql`
     ${into} select 'job', type, organization_id, ${status}, count(*) from ${name("jobs")}
     group by type, organization_id, ${status}`,
-    sql`
+    runs: sql`
     ${into} select 'run', type, organization_id, status::text, count(*) from ${name("workflow_runs")}
     group by type, organization_id, status`,
+  };
+}
+
+/** What is there already: the triggers have locked the tables against writers until the migration commits. */
+function countsSoFar(name: QualifiedName) {
+  const { jobs, runs } = countsOf(name);
+  return [jobs, runs];
+}
+
+/**
+ * TRUNCATE shows no rows to a trigger. It has waited for all who had written to the table, so that what is left can be
+ * counted anew; who folds deltas is waited for as well.
+ */
+function truncateTriggers(name: QualifiedName) {
+  const recount = (subject: "job" | "run", all: ReturnType<typeof sql>) =>
+    triggerFunction(
+      name,
+      `recount_${subject}s`,
+      sql`begin
+        lock table ${name("status_counts")} in share row exclusive mode;
+        delete from ${name("status_counts")} where subject = ${sql.lit(subject)};
+        delete from ${name("status_count_deltas")} where subject = ${sql.lit(subject)};
+        ${all};
+        return null;
+      end`,
+    );
+  const { jobs, runs } = countsOf(name);
+  return [
+    recount("job", jobs),
+    recount("run", runs),
+    ...triggers
+      .filter(([, , called]) => called.startsWith("recount_"))
+      .map(
+        ([trigger, table, called]) => sql`
+    create trigger ${sql.id(trigger)} after truncate on ${name(table)}
+    for each statement execute function ${name(called)}()`,
+      ),
   ];
 }
 
@@ -217,7 +258,8 @@ const indexNames = [
   "job_ledger_by_organization",
   "workflow_runs_by_type",
   "workflow_runs_by_organization",
-  "workflow_runs_unsuccessful",
+  "workflow_runs_with_errors",
+  "workflow_runs_canceled",
   "job_idempotency_keys_by_job",
   "job_idempotency_keys_expiring",
   "workflow_idempotency_keys_by_run",
@@ -235,9 +277,10 @@ function indexes(name: QualifiedName) {
     sql`
     create index workflow_runs_by_organization on ${name("workflow_runs")} (organization_id, id)
     where organization_id is not null`,
+    // One for each status: under row-level security a comparison of enums may not be an index's condition.
     sql`
-    create index workflow_runs_unsuccessful on ${name("workflow_runs")} (status, id)
-    where status in ('COMPLETED_WITH_ERRORS', 'CANCELED')`,
+    create index workflow_runs_with_errors on ${name("workflow_runs")} (id) where status = 'COMPLETED_WITH_ERRORS'`,
+    sql`create index workflow_runs_canceled on ${name("workflow_runs")} (id) where status = 'CANCELED'`,
     sql`create index job_idempotency_keys_by_job on ${name("job_idempotency_keys")} (job_id)`,
     sql`create index workflow_idempotency_keys_by_run on ${name("workflow_idempotency_keys")} (run_id)`,
     ...(["job", "workflow"] as const).map(

@@ -71,7 +71,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   job_limit_wakes: { tenancy: "tenant", grants: { worker: all, admin: all } },
   job_replays: {
     tenancy: { through: "job", column: "source_job_id" },
-    grants: { enqueuer: append, admin: all },
+    grants: { enqueuer: append, worker: append, admin: all },
   },
   job_schedules: { tenancy: "tenant", grants: { worker: change, reader: read, admin: all } },
   job_schedule_fires: {
@@ -146,6 +146,8 @@ export const functionRules: Readonly<Record<string, FunctionRule>> = {
   "enqueue_jobs(jsonb, boolean)": { definer: false, execute: enqueuers },
   "hold_job_ledger_partition(text)": { definer: true, execute: ["admin"] },
   "job_request_problem(jsonb)": { definer: false, execute: enqueuers },
+  "recount_jobs()": trigger,
+  "recount_runs()": trigger,
   "uuid_v7(timestamp with time zone)": { definer: false, execute: enqueuers },
   "wake_job_limit()": trigger,
 };

@@ -62,7 +62,8 @@ function validStatus(value: unknown): RunStatus {
 }
 
 function statementFor(status: RunStatus | null, ofOrganization: boolean, ofType: boolean) {
-  if (status === "COMPLETED_WITH_ERRORS" || status === "CANCELED") return unsuccessful;
+  if (status === "COMPLETED_WITH_ERRORS") return withErrors;
+  if (status === "CANCELED") return canceled;
   if (status === "RUNNING" || status === "WAITING_FOR_EXTERNAL") return live;
   if (ofOrganization) return byOrganization;
   return ofType ? byType : byId;
@@ -87,10 +88,12 @@ const byOrganization = reading("list_workflow_runs_of_organization", parameters,
   page(db, p).where(sql<boolean>`r.organization_id = ${p.organization}`),
 );
 
-const unsuccessful = reading("list_unsuccessful_workflow_runs", parameters, (db, p, schema) =>
-  page(db, p)
-    .where("r.status", "in", [sql.lit<RunStatus>("COMPLETED_WITH_ERRORS"), sql.lit<RunStatus>("CANCELED")])
-    .where("r.status", "=", sql<RunStatus>`${p.status}::${sql.id(schema, "run_status")}`),
+const withErrors = reading("list_workflow_runs_with_errors", parameters, (db, p) =>
+  page(db, p).where("r.status", "=", sql.lit<RunStatus>("COMPLETED_WITH_ERRORS")),
+);
+
+const canceled = reading("list_canceled_workflow_runs", parameters, (db, p) =>
+  page(db, p).where("r.status", "=", sql.lit<RunStatus>("CANCELED")),
 );
 
 // All that live are found by the index that has no others, and put in order here: among all runs they may be far between.

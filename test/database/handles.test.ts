@@ -53,7 +53,11 @@ test("a workflow's outputs keep their keys through CamelCasePlugin", async () =>
   await ledger.jobs.complete(two.lease, { output: payload });
 
   expect(one.payload).toEqual(payload);
-  expect(found.get(two.lease.jobId)).toEqual({ outputs: { first_step: payload }, failures: {} });
+  expect(found.get(two.lease.jobId)).toEqual({
+    outputs: { first_step: payload },
+    failures: {},
+    undecodable: null,
+  });
   expect(await ledger.runs.getResult(id, { scope: globally })).toEqual(payload);
 });
 

@@ -194,6 +194,43 @@ test("a job that is put back holds the run that it follows on, until it is there
   await run.succeed("a");
 });
 
+test("TRUNCATE takes what it removes out of the counts, and nothing else", async () => {
+  await database.pool.query("truncate runledger.job_queue, runledger.job_ledger");
+  const type = "truncated";
+  await ledger.jobs.enqueueMany(Array.from({ length: 4 }, () => ({ type, payload: 1 })));
+  const { lease } = await claimedOne(ledger, type);
+  await ledger.jobs.fail(lease, { kind: "TERMINAL", code: "no", message: "no" });
+  await ledger.jobs.requeue(lease.jobId, {
+    scope: globally,
+    expected: { status: "DEAD_LETTERED", runNumber: 1 },
+  });
+  const run = await TestRun.start(database, ledger, { gate: [] });
+  await ledger.maintenance.compactCounts();
+
+  await database.pool.query("truncate runledger.job_queue");
+  expect(await jobsOf(type)).toEqual({ ...none, type, DEAD_LETTERED: 1 });
+  await database.pool.query("truncate runledger.job_ledger");
+  expect(await jobsOf(type)).toEqual({ ...none, type });
+  expect(await runsOf(run.type)).toMatchObject({ WAITING_FOR_EXTERNAL: 1 });
+  await database.pool.query("truncate runledger.workflow_runs, runledger.workflow_idempotency_keys cascade");
+  expect(await runsOf(run.type)).toEqual({ ...noRuns, type: run.type });
+});
+
+test("TRUNCATE waits for who folds deltas", async () => {
+  const type = "folded";
+  await ledger.jobs.enqueue(type, 1);
+  const folding = await database.db.startTransaction().execute();
+  await ledger.in(folding).maintenance.compactCounts();
+  const client = await database.connect();
+  const pid = await backendPid(client);
+  const truncated = client.query("truncate runledger.job_queue");
+  await waitForBackend({ client: database.pool, pid });
+  await folding.commit().execute();
+  await truncated;
+
+  expect(await jobsOf(type)).toEqual({ ...none, type });
+});
+
 test("random work of many sessions leaves counts that are exact, and are so in every snapshot meanwhile", async () => {
   const types = ["r0", "r1", "r2"];
   const organizations = [null, someOrganization, otherOrganization];

@@ -167,10 +167,11 @@ const reads: readonly [string, string, (l: Ledger) => Promise<unknown>, number][
   ],
   [
     "runs that failed",
-    "list_unsuccessful_workflow_runs",
+    "list_workflow_runs_with_errors",
     (l) => l.runs.list({ scope, status: "COMPLETED_WITH_ERRORS" }),
     1000,
   ],
+  ["canceled runs", "list_canceled_workflow_runs", (l) => l.runs.list({ scope, status: "CANCELED" }), 1000],
   ["runs that live", "list_live_workflow_runs", (l) => l.runs.list({ scope, status: "RUNNING" }), 1000],
   ["the timeline of a run", "get_workflow_timeline", (l) => l.runs.timeline(someRun, scope), 100],
   [

@@ -1,9 +1,10 @@
 /** Jobs that stay in the queue: snoozed ones, and those that continue as their next run (FEATURES F-J7). */
+import { once } from "node:events";
 import { afterEach, expect, test } from "@jest/globals";
 import { createLedger, defineJob, type Lease, type Settlement, WorkflowBuilder } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
-import { backendGone, waitForBackend } from "../support/waiting.ts";
+import { waitForBackend } from "../support/waiting.ts";
 import { claimedOne, codeOf, everythingOf, expire, failure, globally, leased, makeDue, success } from "./fixtures.ts";
 
 const database = await createTestDatabase();
@@ -263,8 +264,9 @@ test("a connection that is cut in the middle of a continuation leaves the lease 
   await holder.query("select from runledger.job_queue where id = $1 for update", [lease.jobId]);
   const continuing = codeOf(() => ledger.jobs.continue(lease, { checkpoint: 1 }));
   const { pid } = await waitForBackend({ client: database.pool, marker: "settle_attempts_with_again" });
+  const noticed = once(database.pool, "remove");
   await holder.query("select pg_terminate_backend($1)", [pid]);
-  await backendGone(database.pool, pid);
+  await noticed;
   await holder.query("rollback");
 
   expect(await continuing).toMatch(/^db\./);

@@ -14,7 +14,7 @@ const organization = v7();
 
 beforeEach(() =>
   database.pool.query(
-    "truncate runledger.job_queue, runledger.job_ledger, runledger.job_events, runledger.job_replays, runledger.job_attempts, runledger.status_counts, runledger.status_count_deltas, runledger.workflow_runs cascade",
+    "truncate runledger.job_queue, runledger.job_ledger, runledger.job_events, runledger.job_replays, runledger.job_attempts, runledger.workflow_runs cascade",
   ),
 );
 afterEach(() => expectInvariants(database));

@@ -24,7 +24,7 @@ const runAt = new Date(Date.now() - 1000);
 
 beforeEach(() =>
   database.pool.query(
-    "truncate runledger.job_queue, runledger.job_ledger, runledger.job_limits, runledger.job_limit_wakes, runledger.status_counts, runledger.status_count_deltas",
+    "truncate runledger.job_queue, runledger.job_ledger, runledger.job_limits, runledger.job_limit_wakes",
   ),
 );
 afterEach(async () => {

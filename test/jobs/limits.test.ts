@@ -14,7 +14,7 @@ const one = { key: "k", concurrency: 1 } as const;
 
 beforeEach(() =>
   database.pool.query(
-    `truncate runledger.job_queue, runledger.job_ledger, runledger.job_definitions, runledger.job_limits, runledger.status_counts, runledger.status_count_deltas,
+    `truncate runledger.job_queue, runledger.job_ledger, runledger.job_definitions, runledger.job_limits,
        runledger.job_limit_wakes, runledger.job_idempotency_keys, runledger.workflow_runs cascade`,
   ),
 );
@@ -226,9 +226,7 @@ test("priority, run-at and id order jobs with and without limits", async () => {
       fc.integer({ min: 1, max: 12 }),
       fc.boolean(),
       async (specs, limit, named) => {
-        await database.pool.query(
-          "truncate runledger.job_queue, runledger.job_limits, runledger.job_limit_wakes, runledger.status_counts, runledger.status_count_deltas",
-        );
+        await database.pool.query("truncate runledger.job_queue, runledger.job_limits, runledger.job_limit_wakes");
         await ledger.jobs.enqueueMany(
           specs.map(({ type, priority, minutes, key }) => ({
             type: `t${type}`,

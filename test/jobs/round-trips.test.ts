@@ -1,5 +1,5 @@
 /** Round trips of each jobs function, as their doc comments have them: alone, and in the caller's transaction. */
-import { expect, test } from "@jest/globals";
+import { beforeEach, expect, test } from "@jest/globals";
 import { createLedger, defineJob, type JobOptions, type Ledger, WorkflowBuilder } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { claimedOne, codeOf, expire, globally, leased } from "./fixtures.ts";
@@ -344,6 +344,9 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
     5,
   ],
 ];
+
+// A walk looks at so many rows of the queue in one statement.
+beforeEach(() => database.pool.query("truncate runledger.job_queue"));
 
 test.each(table)("%s", async (_name, prepare, alone, inTransaction) => {
   const first = await prepare();

@@ -342,10 +342,8 @@ describe("an idempotency key", () => {
   test("whose run is gone says so", async () => {
     const client = await database.connect();
     await ledger.runs.enqueue(graph("gone"), { idempotencyKey: "k" });
-    await client.query(
-      "delete from runledger.job_queue where workflow_run_id in (select id from runledger.workflow_runs where type = 'gone')",
-    );
-    await client.query("delete from runledger.workflow_runs where type = 'gone'");
+    await client.query("truncate runledger.job_queue, runledger.workflow_runs cascade");
+    await client.query("delete from runledger.workflow_idempotency_keys where type <> 'gone'");
 
     expect(await codeOf(ledger.runs.enqueue(graph("gone"), { idempotencyKey: "k" }))).toBe("workflow.run_not_found");
     await client.query("delete from runledger.workflow_idempotency_keys where type = 'gone'");

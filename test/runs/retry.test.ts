@@ -107,14 +107,17 @@ describe("a retry", () => {
     expect(again.lease).toMatchObject({ jobId, runNumber: 2, attempt: 1 });
     await ledger.jobs.complete(again.lease);
     const { rows } = await database.pool.query(
-      "select run_number, event, actor, code, details from runledger.job_timeline where job_id = $1 order by run_number, at, event",
+      "select run_number, event, actor, code, details from runledger.job_timeline where job_id = $1 order by run_number, at, place",
       [jobId],
     );
     expect(rows).toMatchObject([
+      { run_number: 1, event: "enqueued" },
+      { run_number: 1, event: "leased" },
       { run_number: 1, event: "attempt_failed", code: "test.failed" },
       { run_number: 1, event: "dead_lettered", code: "test.failed" },
       { run_number: 2, event: "enqueued" },
       { run_number: 2, event: "retried", actor: "ops", details: { reason: "the host was down" } },
+      { run_number: 2, event: "leased" },
       { run_number: 2, event: "succeeded" },
     ]);
   });
