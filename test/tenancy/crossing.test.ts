@@ -45,7 +45,7 @@ const worldOf = (tenant: Tenant) => worlds.get(tenant) ?? { live: "", dead: "", 
 /** In every tenant: a job that waits, one with a key that is dead, with logs; a run at an open gate, with an addition. */
 async function populate(tenant: Tenant): Promise<World> {
   const organizationId = "organization" in tenant ? tenant.organization : null;
-  const type = `dies-${organizationId ?? "global"}`;
+  const type = typeOf("dies", organizationId);
   const dying = await owner.jobs.enqueue(type, { secret: 1 }, { organizationId, idempotencyKey: "key" });
   const [claimed] = await owner.jobs.claim({ workerId: "w", limit: 1, types: [type] });
   if (claimed === undefined) throw new Error("a job is due");
@@ -74,10 +74,11 @@ async function populate(tenant: Tenant): Promise<World> {
   return { live: live.id, dead: dying.id, run: run.id };
 }
 
+const typeOf = (what: string, organizationId: string | null) => `${what}-${organizationId ?? "global"}`;
 const expected = { status: "DEAD_LETTERED", runNumber: 1 } as const;
 
 async function succeededJob(organizationId: string | null): Promise<string> {
-  const type = `done-${organizationId ?? "global"}`;
+  const type = typeOf("done", organizationId);
   const { id } = await owner.jobs.enqueue(type, {}, { organizationId });
   // Replays of it, too.
   for (const { lease } of await owner.jobs.claim({ workerId: "w", limit: 100, types: [type] })) {
@@ -105,6 +106,8 @@ beforeAll(async () => {
 const tenantTables = Object.entries(tableRules)
   .filter(([, { tenancy }]) => tenancy !== null)
   .map(([table]) => table);
+/** What claims and compactions use up: there may be none of it. */
+const passing = ["job_limit_wakes", "status_count_deltas"];
 
 /** How many rows the login sees in each table that it may read, under the given setting. */
 async function counts(db: Db, setting: string | null, tables: readonly string[] = tenantTables) {
@@ -133,7 +136,7 @@ describe("what is seen", () => {
       for (const table of tables) {
         const own = seen.map((one) => one[table]);
         expect([table, own]).toEqual([table, [expect.any(Number), own[0], own[0]]]);
-        expect([table, own[0]]).not.toEqual([table, 0]);
+        if (!passing.includes(table)) expect([table, own[0]]).not.toEqual([table, 0]);
         expect([table, 3 * (own[0] ?? 0)]).toEqual([table, everything[table]]);
       }
     }
@@ -174,8 +177,6 @@ describe("what is seen", () => {
   test("is the tenant's for an admin with the setting, and nothing when it names none", async () => {
     const tables = readable("admin");
     const [own, other] = [await counts(operator.db, A, tables), await counts(operator.db, B, tables)];
-    // What claims and compactions use up may be none.
-    const passing = ["job_limit_wakes", "status_count_deltas"];
     const lasting = Object.entries(own).filter(([table]) => !passing.includes(table));
     expect(lasting.filter(([, n]) => n === 0)).toEqual([]);
     expect(own).toEqual(other);
@@ -438,9 +439,11 @@ describe("the functions of the ledger, for the own tenant", () => {
     const done = await succeededJob(organizationId);
     const replay = () => own((ledger) => ledger.jobs.replay(done, { scope: tenant, key: "own" }));
     expect([await replay(), await replay()].map(({ disposition }) => disposition)).toEqual(["inserted", "existing"]);
-    expect(await own((ledger) => ledger.jobs.cancelMany({ scope: tenant, filter: { type: "done" } }))).toMatchObject({
-      canceled: 1,
-    });
+    expect(
+      await own((ledger) =>
+        ledger.jobs.cancelMany({ scope: tenant, filter: { type: typeOf("done", organizationId) } }),
+      ),
+    ).toMatchObject({ canceled: 1 });
 
     const keys: readonly [JobOptions, EnqueuedJob["disposition"]][] = [
       [{ active: { key: "own" } }, "existing_active"],

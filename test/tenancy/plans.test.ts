@@ -19,7 +19,19 @@ interface PlanNode {
 }
 
 /** What removes history or a schedule is no worker's business. */
-const operators = /^(remove_schedules|hold_retired_.*|forget_(?!expired_).*|(hold|drop)_job_ledger_partition)$/;
+const operators: readonly string[] = [
+  "drop_job_ledger_partition",
+  "forget_job_attempts_of_partition",
+  "forget_job_events_of_partition",
+  "forget_job_logs_of_partition",
+  "forget_job_replays_of_partition",
+  "forget_jobs",
+  "forget_schedule_fires",
+  "forget_workflow_runs",
+  "hold_job_ledger_partition",
+  "hold_retired_jobs",
+  "remove_schedules",
+];
 
 /** What is no query: it has no plan. */
 const unplanned = /^\/\*.*?\*\/ *(savepoint|rollback|release)/;
@@ -32,6 +44,18 @@ beforeAll(async () => {
     insert into runledger.job_queue (id, type, organization_id, priority, run_at, max_attempts, timeout_seconds, payload)
       select gen_random_uuid(), 't' || n % 500, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
         100, now(), 8, 900, '{}' from generate_series(1, 20000) n;
+    insert into runledger.job_queue (id, type, organization_id, priority, run_at, max_attempts, timeout_seconds, payload,
+        limit_key, limit_concurrency, status, attempt, worker_id, leased_at, lease_expires_at)
+      select gen_random_uuid(), 'l' || n % 5, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
+        100, now(), 8, 900, '{}', 'k' || n % 3000, 1, 'LEASED', 1, 'w', now(), now() + interval '1 hour'
+      from generate_series(1, 3000) n;
+    insert into runledger.job_queue (id, type, organization_id, priority, run_at, max_attempts, timeout_seconds, payload,
+        limit_key, limit_concurrency)
+      select gen_random_uuid(), 'l' || n % 5, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
+        100, now(), 8, 900, '{}', 'k' || n % 3000, 1 from generate_series(1, 10000) n;
+    insert into runledger.job_limits (tenant, key)
+      select distinct coalesce(organization_id::text, 'global'), limit_key from runledger.job_queue
+      where limit_key is not null;
     insert into runledger.job_ledger (id, run_number, status, type, organization_id, priority, run_at, attempt, max_attempts,
         timeout_seconds, enqueued_at, ended_at, payload)
       select gen_random_uuid(), 1, 'SUCCEEDED', 't' || n % 500, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
@@ -48,6 +72,10 @@ beforeAll(async () => {
       select r.id, gen_random_uuid(), 's' || n, 'EXTERNAL', (case when open then 'WAITING_FOR_EXTERNAL' else 'SUCCEEDED' end)::runledger.step_status,
         r.organization_id, 0, 0, 0, case when open then now() end, case when not open then now() end
       from runledger.workflow_runs r, generate_series(1, 2) n, lateral (select get_byte(uuid_send(r.id), 15) < 13 as open) o;
+    insert into runledger.workflow_runs (id, type, organization_id, status, step_count, open_count, waiting_count, errored_count,
+        ended_at)
+      select gen_random_uuid(), 'w' || n % 3, case n % 3 when 0 then '${A}'::uuid when 1 then gen_random_uuid() end,
+        'COMPLETED_WITH_ERRORS', 1, 0, 0, 1, now() from generate_series(1, 500) n;
     insert into runledger.workflow_step_dependencies (run_id, prerequisite_id, step_id, kind)
       select a.run_id, a.id, b.id, 'ON_SUCCESS' from runledger.workflow_steps a join runledger.workflow_steps b using (run_id)
       where a.step_key = 's1' and b.step_key = 's2';
@@ -87,12 +115,16 @@ async function plansOf(pool: pg.Pool): Promise<Map<string, PlanNode | null>> {
   }
 }
 
-/** How each table is read, in the alphabet's order: joins of CTEs that cost the same may be either way round. */
+/**
+ * How each table is read, in the alphabet's order: joins of CTEs that cost the same may be either way round, and an index
+ * may be read by way of a bitmap.
+ */
 function scansOf(plan: PlanNode | null | undefined): string[] {
   if (plan === null || plan === undefined) return ["refused"];
-  const own = `${plan["Node Type"]} ${plan["Index Name"] ?? plan["Relation Name"] ?? ""} ${plan["Index Cond"] ?? ""}`;
+  const kind = plan["Node Type"].replace("Bitmap Index", "Index");
+  const own = `${kind} ${plan["Index Name"] ?? plan["Relation Name"] ?? ""} ${plan["Index Cond"] ?? ""}`;
   const below = (plan.Plans ?? []).flatMap(scansOf);
-  return [...(own.endsWith("  ") ? [] : [own]), ...below].sort();
+  return [...(own.endsWith("  ") || kind === "Bitmap Heap Scan" ? [] : [own]), ...below].sort();
 }
 
 /** Those with rows enough that it matters how they are read. */
@@ -118,9 +150,10 @@ test("the worker may run every statement, by the plan that the owner has", async
   const owners = await plansOf(database.pool);
   const workers = await plansOf(logins.as("worker").pool);
 
-  for (const [name] of statements) {
-    const expected = operators.test(name) ? ["refused"] : scansOf(owners.get(name));
-    expect([name, scansOf(workers.get(name))]).toEqual([name, expected]);
+  const refused = statements.flatMap(([name]) => (workers.get(name) === null ? [name] : []));
+  expect(refused.sort()).toEqual(operators);
+  for (const [name] of statements.filter(([name]) => !operators.includes(name))) {
+    expect([name, scansOf(workers.get(name))]).toEqual([name, scansOf(owners.get(name))]);
   }
 });
 
