@@ -4,5 +4,8 @@ const asked = process.env.RUNLEDGER_TEST_EXPLORER_SCHEDULES;
 /** Schedules of three and four operations. RUNLEDGER_TEST_EXPLORER_SCHEDULES=20000 looks further. */
 export const SAMPLE = Number(asked ?? 120);
 
-/** Orders of two operations that are all played; of more, so many in order and so many at random. */
-export const MOST_OF_A_PAIR = asked === undefined ? 25 : Number.POSITIVE_INFINITY;
+/** Orders of two operations that are all played; of more, so many in order and half as many at random. When asked, all. */
+export const MOST_OF_A_PAIR = asked === undefined ? 12 : Number.POSITIVE_INFINITY;
+
+/** The same for pairs on one run, where most of what can go wrong does. */
+export const MOST_ON_ONE_RUN = asked === undefined ? 30 : Number.POSITIVE_INFINITY;

@@ -13,7 +13,7 @@ import { createTestDatabase } from "../support/database.ts";
 import { firstOperation } from "./operations.ts";
 import { anyTurn, Play, type Turn } from "./play.ts";
 
-const CASES = Number(process.env.RUNLEDGER_MODEL_CASES ?? 150);
+const CASES = Number(process.env.RUNLEDGER_MODEL_CASES ?? 70);
 /** The same cases each time by default: what is new should fail for its own reason. */
 const SEED = Number(process.env.RUNLEDGER_MODEL_SEED ?? 20_261_121);
 const PATH = process.env.RUNLEDGER_MODEL_PATH;
