@@ -78,6 +78,8 @@ export type HandlerFunction<J extends HandledJob> = (
 /** A handler of one job type; made by `handle`. */
 export interface Handler {
   readonly type: string;
+  /** @internal What it was made with; none for a type that has no definition in code. */
+  readonly definition?: AnyJobDefinition;
   /** @internal Reads the payload and calls the function. */
   readonly run: (context: JobContext) => Promise<unknown>;
   /** @internal Its return means that the attempt has been ended already. */
@@ -104,6 +106,7 @@ export function handle<J extends HandledJob>(job: J, run: HandlerFunction<J>): H
   const prerequisitesType = typed<HandlerPrerequisites<J>>();
   return {
     type,
+    ...(typeof job === "string" ? {} : { definition: job }),
     run: async (context) =>
       run({
         ...context,

@@ -14,4 +14,5 @@ export {
 } from "./handlers.ts";
 export type { MaintainOptions, WorkerOptions } from "./options.ts";
 export { Continue, Snooze } from "./outcomes.ts";
+export type { WorkerSyncOptions } from "./sync.ts";
 export { createWorker, type StopOptions, type Worker } from "./worker.ts";

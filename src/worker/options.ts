@@ -13,6 +13,7 @@ import { childRuns } from "./child-runs.ts";
 import type { WorkerEvent } from "./events.ts";
 import type { Handler } from "./handlers.ts";
 import type { MaintainSettings } from "./maintain.ts";
+import type { WorkerSyncOptions } from "./sync.ts";
 
 export interface WorkerOptions {
   /** A ledger on a pool: not one of `ledger.in(trx)`. */
@@ -56,6 +57,11 @@ export interface WorkerOptions {
   readonly maintain?: boolean | MaintainOptions;
   /** The workflows that schedules may start from this worker; those of others are left to workers that know them. Default: none. */
   readonly workflows?: readonly AnyWorkflowDefinition[];
+  /**
+   * What `start()` writes before the first claim: the definitions of the handlers' jobs and the given schedules, as
+   * `ledger.jobs.sync` and `ledger.schedules.sync` do. `true` is `{ mode: "additive" }`. Default: nothing is written.
+   */
+  readonly sync?: boolean | WorkerSyncOptions;
   /** Told of what happens, at once and in order. Must not throw: that would be a crash of the worker. */
   readonly onEvent?: (event: WorkerEvent) => void;
 }
@@ -83,6 +89,8 @@ export interface Settings {
   /** Null: it does not maintain. */
   readonly maintain: MaintainSettings | null;
   readonly workflows: readonly AnyWorkflowDefinition[];
+  /** Null: it does not sync. */
+  readonly sync: WorkerSyncOptions | null;
   readonly onEvent: (event: WorkerEvent) => void;
 }
 
@@ -105,6 +113,7 @@ const known: Readonly<Record<keyof WorkerOptions, true>> = {
   schedule: true,
   maintain: true,
   workflows: true,
+  sync: true,
   onEvent: true,
 };
 
@@ -129,6 +138,7 @@ export function settingsOf(options: WorkerOptions): Settings {
     scheduleIntervalMs: interval(options.schedule, "schedule"),
     maintain: maintenance(options.maintain),
     workflows: workflowsIn(options.workflows),
+    sync: syncIn(options.sync),
     onEvent,
   };
 }
@@ -205,6 +215,15 @@ function workflowsIn(workflows: WorkerOptions["workflows"] = []): readonly AnyWo
   const fit = Array.isArray(workflows) && workflows.every((workflow) => typeof workflow?.graph === "function");
   if (!fit) throw invalid("workflows must be made by defineWorkflow().");
   return workflows;
+}
+
+function syncIn(sync: WorkerOptions["sync"] = false): WorkerSyncOptions | null {
+  if (typeof sync === "boolean") return sync ? {} : null;
+  if (typeof sync !== "object" || sync === null) throw invalid("sync must be a boolean or an object.");
+  const { mode, catalogue, schedules, ...unknown } = sync;
+  const [name] = Object.keys(unknown);
+  if (name !== undefined) throw invalid(`There is no option sync.${name}.`);
+  return sync;
 }
 
 function invalid(message: string): LedgerError {

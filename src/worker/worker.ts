@@ -13,6 +13,7 @@ import { fireSchedulesOnce } from "./schedules.ts";
 import { Settler } from "./settler.ts";
 import { Slots } from "./slots.ts";
 import { StopClock } from "./stop-clock.ts";
+import { syncCatalogue, type WorkerSyncOptions } from "./sync.ts";
 import { fireTimersOnce } from "./timers.ts";
 
 export interface StopOptions {
@@ -72,7 +73,7 @@ export class Worker {
   readonly #scheduleLoop: Loop;
   readonly #maintainLoop: Loop;
   readonly #maintainer: Maintainer | null;
-  #state: "new" | "running" | "stopping" | "stopped" = "new";
+  #state: "new" | "starting" | "running" | "stopping" | "stopped" = "new";
   #crash: { readonly error: unknown } | undefined;
   #unsubscribe: (() => void) | null = null;
   #leaseWatch: NodeJS.Timeout | undefined;
@@ -133,13 +134,35 @@ export class Worker {
     return this.#settings.workerId;
   }
 
-  /** Begins to claim. A worker starts once: throws `worker.invalid_state` when it was started or stopped before. */
+  /**
+   * Syncs what it is asked to, and begins to claim. A worker starts once: throws `worker.invalid_state` when it was started
+   * or stopped before. What the sync throws, it throws as well, and may be started again then.
+   */
   async start(): Promise<void> {
-    if (this.#state !== "new") {
-      throw new LedgerError("worker.invalid_state", { message: `The worker cannot be started: it is ${this.#state}.` });
-    }
-    const { ledger, reapIntervalMs, scheduleIntervalMs, maintain } = this.#settings;
+    this.#requireState("new");
+    if (this.#settings.sync !== null) await this.#sync(this.#settings.sync);
     this.#state = "running";
+    this.#begin();
+  }
+
+  async #sync(options: WorkerSyncOptions): Promise<void> {
+    this.#state = "starting";
+    try {
+      await syncCatalogue(this.#settings.ledger, this.#settings.handlers.values(), options);
+    } catch (error) {
+      if (this.#state === "starting") this.#state = "new";
+      throw error;
+    }
+    this.#requireState("starting");
+  }
+
+  #requireState(state: "new" | "starting"): void {
+    if (this.#state === state) return;
+    throw new LedgerError("worker.invalid_state", { message: `The worker cannot be started: it is ${this.#state}.` });
+  }
+
+  #begin(): void {
+    const { ledger, reapIntervalMs, scheduleIntervalMs, maintain } = this.#settings;
     this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
     this.#claimLoop.wake();
     this.#heartLoop.wake(this.#heart.intervalMs);
