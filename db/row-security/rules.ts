@@ -132,7 +132,7 @@ export interface FunctionRule {
 const trigger: FunctionRule = { definer: true, execute: [] };
 const enqueuers = ["enqueuer", "worker", "admin"] as const;
 
-/** By signature. Who fires a trigger needs no right to execute its function. */
+/** By signature, as in the schema of the default name. Who fires a trigger needs no right to execute its function. */
 export const functionRules: Readonly<Record<string, FunctionRule>> = {
   "count_changed_run()": trigger,
   "count_deleted_runs()": trigger,
@@ -145,9 +145,15 @@ export const functionRules: Readonly<Record<string, FunctionRule>> = {
   "enqueue_job(text, jsonb, jsonb)": { definer: false, execute: enqueuers },
   "enqueue_jobs(jsonb, boolean)": { definer: false, execute: enqueuers },
   "hold_job_ledger_partition(text)": { definer: true, execute: ["admin"] },
+  "job_key_problem(jsonb)": { definer: false, execute: enqueuers },
+  "job_limit_problem(jsonb)": { definer: false, execute: enqueuers },
+  "job_options_problem(text, jsonb, text[], text[], text[], text[], text[])": { definer: false, execute: enqueuers },
   "job_request_problem(jsonb)": { definer: false, execute: enqueuers },
+  "job_requests(jsonb)": { definer: false, execute: enqueuers },
   "recount_jobs()": trigger,
   "recount_runs()": trigger,
+  "take_or_find_jobs(runledger.job_request[])": { definer: false, execute: enqueuers },
+  "take_or_join_jobs(runledger.job_request[])": { definer: false, execute: enqueuers },
   "uuid_v7(timestamp with time zone)": { definer: false, execute: enqueuers },
   "wake_job_limit()": trigger,
 };

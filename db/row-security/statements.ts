@@ -1,5 +1,6 @@
 /** Row-level security as DDL: what switches it on, and what takes all of it back. */
 import { createHash } from "node:crypto";
+import { DEFAULT_SCHEMA } from "../../src/database/schema.ts";
 import { actsForTenant, type Predicates, predicatesFor } from "./predicates.ts";
 import {
   functionRules,
@@ -177,7 +178,7 @@ function functionOff(schema: string, signature: string): string[] {
 
 function functionName(schema: string, signature: string): string {
   const [name = "", rest = ""] = signature.split("(");
-  return `${identifier(schema, name)}(${rest}`;
+  return `${identifier(schema, name)}(${rest.replaceAll(`${DEFAULT_SCHEMA}.`, `${identifier(schema)}.`)}`;
 }
 
 /** From all roles that a policy of ours names, under whatever names they were given. */

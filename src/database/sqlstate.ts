@@ -64,11 +64,14 @@ const ofSqlClient = {
   RL006: "payload.not_json",
   RL007: "payload.too_large",
   RL008: "payload.reserved",
+  RL009: "job.enqueue_active_key_unsupported_isolation",
+  RL010: "job.enqueue_debounce_unsupported_isolation",
+  RL011: "job.enqueue_throttle_unsupported_isolation",
 } as const satisfies Readonly<Record<string, LedgerErrorCode>>;
 
 /** The SQLSTATE that the functions in SQL raise for a code. */
 export function sqlstateOf(code: LedgerErrorCode): string {
-  const found = Object.entries(ofSqlClient).find(([, known]) => known === code);
+  const found = Object.entries(bySqlstate).find(([, known]) => known === code);
   if (found === undefined) throw new Error(`no SQLSTATE stands for ${code}`);
   return found[0];
 }

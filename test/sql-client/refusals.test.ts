@@ -166,14 +166,14 @@ describe("a batch", () => {
 
 test("every SQLSTATE of the functions is one code, and every code is in the table", async () => {
   const { rows } = await sql<{ source: string }>`
-    select prosrc as source from pg_proc where pronamespace = 'runledger'::regnamespace and proname like 'enqueue_job%'`.execute(
+    select prosrc as source from pg_proc where pronamespace = 'runledger'::regnamespace and prosrc like '%hint = %'`.execute(
     db,
   );
   const raised = rows.flatMap(({ source }) => [
     ...[...source.matchAll(/errcode = '(\w+)'.*?hint = '([\w.]+)'/gs)].map(([, sqlstate, hint]) => [sqlstate, hint]),
     ...[...source.matchAll(/when '([\w.]+)' then '(RL\w+)'/g)].map(([, hint, sqlstate]) => [sqlstate, hint]),
   ]);
-  expect(new Set(raised.map(([sqlstate]) => sqlstate)).size).toBe(8);
+  expect(new Set(raised.map(([sqlstate]) => sqlstate)).size).toBe(12);
   for (const [sqlstate, hint] of raised) {
     const error = ledgerErrorOf(Object.assign(new Error("raised"), { code: sqlstate }));
     expect(error?.code).toBe(hint);
