@@ -3,6 +3,7 @@ import { describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
 import { createLedger, errorCodes, ledgerErrorOf } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
+import { inSql } from "./by-sql.ts";
 
 const database = await createTestDatabase();
 const { db } = database;
@@ -68,9 +69,87 @@ test.each(inputs)("%s is input.invalid, and the refusal tells nothing of it", as
   expect(JSON.stringify([cause, error], Object.getOwnPropertyNames(cause))).not.toContain(secret);
 });
 
+/** As TypeScript has them; what has no counterpart there is above. */
+const limit = { key: "k", concurrency: 1 };
+const key = { key: "k" };
+const inputsOfBoth: readonly (readonly [string, object])[] = [
+  ["two keys", { idempotencyKey: "k", active: key }],
+  ["two other keys", { debounce: { ...key, seconds: 1 }, throttle: { ...key, seconds: 1 } }],
+  ["all keys", { idempotencyKey: "k", active: key, debounce: key, throttle: key }],
+  ["a time to live without its key", { idempotencyTtlSeconds: 1 }],
+  ["a time to live of another key", { active: key, idempotencyTtlSeconds: 1 }],
+  ["a time to live of nothing", { idempotencyKey: "k", idempotencyTtlSeconds: 0 }],
+  ["a time to live that is a text", { idempotencyKey: "k", idempotencyTtlSeconds: "1" }],
+  ["a time to live of more than a century", { idempotencyKey: "k", idempotencyTtlSeconds: 4e9 }],
+  ["an active key that is a text", { active: secret }],
+  ["an active key without a key", { active: {} }],
+  ["an active key that is blank", { active: { key: " " } }],
+  ["an active key that is too long", { active: { key: long } }],
+  ["an active key that replaces perhaps", { active: { ...key, replace: secret } }],
+  ["a debounce that is a number", { debounce: 1 }],
+  ["a debounce without a key", { debounce: { seconds: 1 } }],
+  ["a debounce without seconds", { debounce: key }],
+  ["a debounce of no seconds", { debounce: { ...key, seconds: 0 } }],
+  ["a debounce with less at most", { debounce: { ...key, seconds: 2, maxSeconds: 1 } }],
+  ["a debounce with a text at most", { debounce: { ...key, seconds: 2, maxSeconds: "3" } }],
+  ["a debounce and a time", { debounce: { ...key, seconds: 1 }, runAt: "2030-01-01T00:00:00Z" }],
+  ["a throttle that is a text", { throttle: secret }],
+  ["a throttle without a key", { throttle: { seconds: 1 } }],
+  ["a throttle without seconds", { throttle: key }],
+  ["a throttle of less than no seconds", { throttle: { ...key, seconds: -1 } }],
+  ["a limit without a key", { limit: { concurrency: 1 } }],
+  ["a limit with a key that is too long", { limit: { ...limit, key: long } }],
+  ["a limit of nothing", { limit: key }],
+  ["a limit of none at once", { limit: { ...key, concurrency: 0 } }],
+  ["a limit of a half at once", { limit: { ...key, concurrency: 0.5 } }],
+  ["a rate without starts", { limit: { ...key, rate: { periodSeconds: 1 } } }],
+  ["a rate without a period", { limit: { ...key, rate: { starts: 1 } } }],
+  ["a rate of no starts", { limit: { ...key, rate: { starts: 0, periodSeconds: 1 } } }],
+  ["a rate of no period", { limit: { ...key, rate: { starts: 1, periodSeconds: 0 } } }],
+  ["a rate beside a limit, that is wrong", { limit: { ...limit, rate: { starts: "1", periodSeconds: 1 } } }],
+];
+
+test.each(inputsOfBoth)("%s is input.invalid on both sides", async (_, options) => {
+  const error = await refusal(() => call("t", {}, inSql(options)));
+  expect(error).toMatchObject({ code: "input.invalid", sqlstate: "RL001" });
+  expect(JSON.stringify([error?.cause, error], Object.getOwnPropertyNames(error?.cause))).not.toContain(secret);
+  const own = await refusal(() => ledger.jobs.enqueue("t", {}, options));
+  expect(own).toMatchObject({ code: "input.invalid" });
+});
+
+test.each([
+  ["a debounce and a delay", { debounce: { key: "k", seconds: 1 }, delay_seconds: 1 }],
+  ["an option of a key that there is not", { active: { key: "k", [secret]: 1 } }],
+  ["an option of a limit that there is not", { limit: { key: "k", concurrency: 1, starts: 1 } }],
+  ["an option of a rate in TypeScript's name", { limit: { key: "k", rate: { starts: 1, periodSeconds: 1 } } }],
+  ["a rate that is a text", { limit: { key: "k", rate: secret } }],
+  ["a limit that is a text", { limit: secret }],
+  ["a period that is nothing in the end", { limit: { key: "k", rate: { starts: 1, period_seconds: "1e-400" } } }],
+])("%s is input.invalid", async (_, options) => {
+  const written = JSON.stringify(options).replace('"1e-400"', "1e-400");
+  const error = await refusal(() => sql`select runledger.enqueue_job('t', '{}', ${written}::text::jsonb)`.execute(db));
+  expect(error).toMatchObject({ code: "input.invalid", sqlstate: "RL001" });
+  expect(JSON.stringify([error?.cause, error], Object.getOwnPropertyNames(error?.cause))).not.toContain(secret);
+});
+
+test("what is wrong with an option of an option is said with its whole name", async () => {
+  const options = { limit: { key: "k", rate: { starts: 0.5, period_seconds: 1 } } };
+  expect((await refusal(() => call("t", {}, options)))?.cause).toMatchObject({
+    message: "limit.rate.starts must be an integer of its range",
+  });
+});
+
 test("null is as good as nothing", async () => {
   const options = ["priority", "max_attempts", "timeout_seconds", "run_at", "delay_seconds", "idempotency_key"];
+  options.push("idempotency_ttl_seconds", "active", "debounce", "throttle", "limit");
   const nulls = Object.fromEntries([...options, "organization_id", "tags", "strict"].map((option) => [option, null]));
+  const withinObjects = [
+    { active: { key: "null", replace: null } },
+    { debounce: { key: "null", seconds: 1, max_seconds: null } },
+    { limit: { key: "null", concurrency: 1, rate: null } },
+    { limit: { key: "null", concurrency: null, rate: { starts: 1, period_seconds: 1 } } },
+  ];
+  for (const one of withinObjects) expect((await call("nulls", {}, one)).rows).toHaveLength(1);
   const { rows } = await call("nulls", {}, nulls);
   const { rows: stored } = await sql`
     select priority, max_attempts, timeout_seconds, organization_id, tags from runledger.job_queue where id = ${rows[0]?.id}`.execute(

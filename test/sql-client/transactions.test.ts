@@ -1,11 +1,12 @@
 /** The functions in SQL among other transactions: triggers, races with TypeScript for a key, waits, isolation, tenants. */
 import { afterEach, describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
-import { createLedger } from "../../src/index.ts";
+import { createLedger, type EnqueuedJob, type JobOptions } from "../../src/index.ts";
 import { expectInvariants } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
 import { createLogins } from "../tenancy/logins.ts";
+import { bySql } from "./by-sql.ts";
 
 const database = await createTestDatabase();
 const { db, pool } = database;
@@ -98,29 +99,37 @@ describe("a race for a key", () => {
     }
   });
 
-  test("is waited for at most 5 s, or as long as the caller would, whose setting is as it was afterwards", async () => {
-    await pool.query(`
+  test.each([
+    ["job_idempotency_keys", "insert", '"idempotency_key": "c"'],
+    ["job_idempotency_keys", "insert", '"throttle": {"key": "c", "seconds": 60}'],
+    ["job_queue", "insert", '"active": {"key": "c"}'],
+    ["job_queue", "update", '"debounce": {"key": "c", "seconds": 60}'],
+  ])(
+    "is waited for at most 5 s, or as long as the caller would, whose setting is as it was afterwards: %s %s",
+    async (table, event, key) => {
+      const asked = `select * from runledger.enqueue_job('waits', '{}', '{${key}}')`;
+      if (event === "update") await pool.query(asked);
+      await pool.query(`
       create table public.seen (wait text);
       create function public.see() returns trigger language plpgsql as $$
       begin insert into public.seen values (current_setting('lock_timeout')); return null; end $$;
-      create trigger see after insert on runledger.job_idempotency_keys for each row execute function public.see()`);
-    const session = await database.connect();
-    for (const [own, during] of [
-      ["200ms", "200ms"],
-      ["5s", "5s"],
-      ["1h", "5s"],
-      ["0", "5s"],
-    ]) {
-      await session.query(`begin; set local lock_timeout = '${own}'`);
-      await session.query(keyed("c"));
-      const { rows } = await session.query("select wait, current_setting('lock_timeout') as after from public.seen");
-      expect(rows).toEqual([{ wait: during, after: own }]);
-      await session.query("rollback");
-    }
-    await pool.query(
-      "drop trigger see on runledger.job_idempotency_keys; drop function public.see; drop table public.seen",
-    );
-  });
+      create trigger see after ${event} on runledger.${table} for each row execute function public.see()`);
+      const session = await database.connect();
+      for (const [own, during] of [
+        ["200ms", "200ms"],
+        ["5s", "5s"],
+        ["1h", "5s"],
+        ["0", "5s"],
+      ]) {
+        await session.query(`begin; set local lock_timeout = '${own}'`);
+        await session.query(asked);
+        const { rows } = await session.query("select wait, current_setting('lock_timeout') as after from public.seen");
+        expect(rows).toEqual([{ wait: during, after: own }]);
+        await session.query("rollback");
+      }
+      await pool.query(`drop trigger see on runledger.${table}; drop function public.see; drop table public.seen`);
+    },
+  );
 
   test("that is not decided in time is the caller's error, and can be tried again", async () => {
     const holder = await database.connect();
@@ -135,19 +144,22 @@ describe("a race for a key", () => {
   });
 });
 
-test("a key needs READ COMMITTED, and says so before anything is written", async () => {
+test.each([
+  ["idempotency_key", '"k"', "RL004", "job.enqueue_idempotency_unsupported_isolation"],
+  ["active", '{"key": "k"}', "RL009", "job.enqueue_active_key_unsupported_isolation"],
+  ["debounce", '{"key": "k", "seconds": 1}', "RL010", "job.enqueue_debounce_unsupported_isolation"],
+  ["throttle", '{"key": "k", "seconds": 1}', "RL011", "job.enqueue_throttle_unsupported_isolation"],
+])("%s needs READ COMMITTED, and says so before anything is written", async (option, value, code, hint) => {
   for (const level of ["repeatable read", "serializable"] as const) {
     await db
       .transaction()
       .setIsolationLevel(level)
       .execute(async (trx) => {
         await sql`savepoint mine`.execute(trx);
-        await expect(sql.raw(keyed("level")).execute(trx)).rejects.toMatchObject({
-          code: "RL004",
-          hint: "job.enqueue_idempotency_unsupported_isolation",
-        });
+        const keyed = sql`select * from runledger.enqueue_job('level', '{}', jsonb_build_object(${option}::text, ${value}::jsonb))`;
+        await expect(keyed.execute(trx)).rejects.toMatchObject({ code, hint });
         await sql`rollback to savepoint mine`.execute(trx);
-        await sql`select * from runledger.enqueue_job('raced')`.execute(trx);
+        await sql`select * from runledger.enqueue_job('level')`.execute(trx);
       });
   }
 });
@@ -176,4 +188,31 @@ test("behind row-level security it is the tenant's, and of no other", async () =
     code: "42501",
   });
   expect(await ledger.jobs.get(rows[0]?.id ?? "", everywhere)).toMatchObject({ organizationId: organization });
+});
+
+test("behind row-level security an enqueuer has every option in its own tenant", async () => {
+  const organizationId = "00000000-0000-7000-8000-00000000000c";
+  const enqueuer = logins.as("enqueuer");
+  const ask = (options: JobOptions) =>
+    enqueuer.ledger.inTenant({ organization: organizationId }, (_, trx) =>
+      bySql(trx, "own", {}, { organizationId, ...options }),
+    );
+  const limit = { key: "own", concurrency: 1, rate: { starts: 1, periodSeconds: 1 } };
+  const asked: readonly (readonly [JobOptions, EnqueuedJob["disposition"]])[] = [
+    [{ limit }, "inserted"],
+    [{ active: { key: "k" } }, "existing_active"],
+    [
+      { active: { key: "k", replace: true }, priority: 7, maxAttempts: 2, timeoutSeconds: 5, tags: ["a"], limit },
+      "replaced",
+    ],
+    [{ debounce: { key: "k", seconds: 60 } }, "replaced"],
+    [{ throttle: { key: "k", seconds: 60 } }, "throttled"],
+    [{ idempotencyKey: "k", idempotencyTtlSeconds: 60 }, "existing"],
+  ];
+  for (const [options, disposition] of asked) {
+    await ask(options);
+    expect(await ask(options)).toMatchObject({ disposition });
+  }
+  await pool.query("update runledger.job_idempotency_keys set expires_at = clock_timestamp() where type = 'own'");
+  for (const [options] of asked.slice(-2)) expect(await ask(options)).toMatchObject({ disposition: "inserted" });
 });

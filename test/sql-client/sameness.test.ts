@@ -1,0 +1,163 @@
+/** Keys and limits: after the same calls by SQL, by TypeScript and by both in turns, all answers and all rows are the same. */
+import { afterEach, expect, test } from "@jest/globals";
+import fc from "fast-check";
+import { createLedger, type EnqueuedJob, isLedgerError, type JobOptions, type Lease } from "../../src/index.ts";
+import { expectInvariants } from "../invariants.ts";
+import { createTestDatabase } from "../support/database.ts";
+import { manyBySql } from "./by-sql.ts";
+
+const database = await createTestDatabase();
+const { db, pool } = database;
+const ledger = createLedger({ db });
+
+afterEach(() => expectInvariants(database));
+
+interface Request {
+  readonly payload: unknown;
+  readonly options: JobOptions;
+}
+
+type Step =
+  | { readonly enqueue: readonly Request[]; readonly bySql: boolean }
+  /** What has happened meanwhile: keys expired, jobs fell due, were claimed, or ended. */
+  | { readonly happened: "expiry" | "due" | "claim" | "end" };
+
+const organizations = [null, "00000000-0000-7000-8000-00000000000a"] as const;
+const far = "2100-01-01T00:00:00.000123Z";
+
+// Thousands of seconds: so that the time that the calls take makes no difference.
+const seconds = fc.constantFrom(1000, 3000);
+const key = fc.constantFrom("k", "other k");
+const keyed: fc.Arbitrary<JobOptions> = fc.oneof(
+  fc.constant({}),
+  fc.record({ runAt: fc.constant(far) }),
+  fc.record({ idempotencyKey: key }),
+  fc.record({ idempotencyKey: key, idempotencyTtlSeconds: seconds, runAt: fc.constant(far) }),
+  fc.record({ idempotencyKey: key, idempotencyTtlSeconds: seconds }),
+  fc.record({ active: fc.record({ key }) }),
+  fc.record({ active: fc.record({ key, replace: fc.boolean() }) }),
+  fc.record({ active: fc.record({ key, replace: fc.constant(true) }), runAt: fc.constant(far) }),
+  fc.record({ debounce: fc.record({ key, seconds }) }),
+  fc.record({ debounce: fc.record({ key, seconds, maxSeconds: fc.constantFrom(3000, 5000) }) }),
+  fc.record({ throttle: fc.record({ key, seconds }) }),
+);
+// Wide enough that all that is due can be claimed at once.
+const rate = fc.record({ starts: fc.constantFrom(1000, 2000), periodSeconds: fc.constantFrom(0.5, 60) });
+const concurrency = fc.constantFrom(1000, 2000);
+const limit = fc.oneof(fc.record({ concurrency }), fc.record({ rate }), fc.record({ concurrency, rate }));
+const settings = fc.record(
+  {
+    priority: fc.constantFrom(1, 200),
+    maxAttempts: fc.constantFrom(1, 3),
+    timeoutSeconds: fc.constantFrom(5, 50),
+    tags: fc.constantFrom([], ["a", 'b"\\']),
+    organizationId: fc.constantFrom(...organizations),
+    limit: limit.map((of) => ({ key: "limit", ...of })),
+  },
+  { requiredKeys: [] },
+);
+const request = fc.record({
+  payload: fc.constantFrom(1, 2),
+  options: fc.tuple(keyed, settings).map(([one, other]) => ({ ...one, ...other })),
+});
+const step: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ enqueue: fc.array(request, { minLength: 1, maxLength: 5 }), bySql: fc.boolean() }),
+  },
+  { weight: 1, arbitrary: fc.record({ happened: fc.constantFrom("expiry", "due", "claim", "end") }) },
+);
+
+let worlds = 0;
+
+/** Jobs and keys of a type of their own. */
+function newWorld() {
+  worlds += 1;
+  const type = `world ${worlds}`;
+  const ids: string[] = [];
+  const leases: Lease[] = [];
+  return {
+    async enqueue(requests: readonly Request[], bySql: boolean): Promise<unknown> {
+      const jobs = requests.map(({ payload, options: { limit, ...options } }) => ({
+        type,
+        payload,
+        ...options,
+        ...(limit && { limit: { ...limit, key: `${type} ${limit.key}` } }),
+      }));
+      try {
+        return (bySql ? await manyBySql(db, jobs) : await ledger.jobs.enqueueMany(jobs)).map(named);
+      } catch (error) {
+        // The functions in SQL have the code as the hint.
+        return isLedgerError(error) ? error.code : Reflect.get(Object(error), "hint");
+      }
+    },
+    async happen(what: "expiry" | "due" | "claim" | "end"): Promise<void> {
+      if (what === "expiry") {
+        await pool.query(
+          "update runledger.job_idempotency_keys set expires_at = clock_timestamp() where type = $1 and expires_at is not null",
+          [type],
+        );
+      } else if (what === "due") {
+        await pool.query(
+          "update runledger.job_queue set run_at = enqueued_at where type = $1 and run_at < '2090-01-01'",
+          [type],
+        );
+      } else if (what === "claim") {
+        for (;;) {
+          const jobs = await ledger.jobs.claim({ workerId: "w", limit: 100, types: [type] });
+          if (jobs.length === 0) break;
+          leases.push(...jobs.map(({ lease }) => lease));
+        }
+      } else await Promise.all(leases.splice(0).map((lease) => ledger.jobs.complete(lease)));
+    },
+    state: () => stateOf(type),
+  };
+
+  function named({ id, ...answer }: EnqueuedJob) {
+    if (!ids.includes(id)) ids.push(id);
+    return { ...answer, job: ids.indexOf(id) };
+  }
+}
+
+/** All that the calls wrote, without ids, and times to the thousand seconds. */
+async function stateOf(type: string): Promise<unknown> {
+  const about = (time: string, from: string) =>
+    `case when ${time} < '2090-01-01' then round(extract(epoch from ${time} - ${from}) / 1000)::text else ${time}::text end`;
+  const queries = [
+    `select to_jsonb(q) - '{id,enqueued_at,leased_at,lease_expires_at}'::text[] || jsonb_build_object('run_at', ${about("run_at", "enqueued_at")})
+     from runledger.job_queue as q where type = $1`,
+    `select to_jsonb(k) - '{job_id,created_at}'::text[] || jsonb_build_object('expires_at', ${about("expires_at", "created_at")})
+     from runledger.job_idempotency_keys as k where type = $1`,
+    `select to_jsonb(w) - '{id,job_id}'::text[] || jsonb_build_object('due_at', ${about("due_at", "now()")})
+     from runledger.job_limit_wakes as w where key like $1 || ' %'`,
+    `select to_jsonb(e) - '{id,job_id,at}'::text[] from runledger.job_events as e
+     where job_id in (select id from runledger.jobs where type = $1)`,
+  ];
+  return Promise.all(
+    queries.map(async (text) => {
+      const { rows } = await pool.query({ text, values: [type], rowMode: "array" });
+      return rows.map((row) => JSON.stringify(row).replaceAll(type, "world")).sort();
+    }),
+  );
+}
+
+test("of any calls, in any turns", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 2, maxLength: 6 }), async (steps) => {
+      const [own, sql, mixed] = [newWorld(), newWorld(), newWorld()];
+      for (const next of steps) {
+        if ("happened" in next) {
+          for (const world of [own, sql, mixed]) await world.happen(next.happened);
+          continue;
+        }
+        const answer = await own.enqueue(next.enqueue, false);
+        expect(await sql.enqueue(next.enqueue, true)).toEqual(answer);
+        expect(await mixed.enqueue(next.enqueue, next.bySql)).toEqual(answer);
+      }
+      const state = await own.state();
+      expect(await sql.state()).toEqual(state);
+      expect(await mixed.state()).toEqual(state);
+    }),
+    { numRuns: 150 },
+  );
+}, 180_000);
