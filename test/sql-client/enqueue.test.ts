@@ -181,3 +181,14 @@ describe("keys", () => {
     });
   });
 });
+
+test("a limit is kept: of three jobs of one key one is claimed, and the next when it has ended", async () => {
+  const limit = { key: "customer", concurrency: 1 };
+  for (const n of [1, 2, 3]) await bySql("limited", n, { limit });
+  for (const n of [1, 2, 3]) {
+    const [job, ...more] = await ledger.jobs.claim({ workerId: "w", limit: 10, types: ["limited"] });
+    if (job === undefined) throw new Error("a job is free");
+    expect([job.payload, ...more]).toEqual([n]);
+    await ledger.jobs.complete(job.lease);
+  }
+});

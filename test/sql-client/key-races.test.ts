@@ -114,6 +114,47 @@ describe("a job that is being claimed", () => {
   });
 });
 
+describe("a batch that waits for the first of its keys or jobs has not got the next: all take them in one order", () => {
+  const keyOf = (kind: string, type: string) => (key: string) => ({
+    type,
+    payload: 1,
+    ...(kind === "idempotencyKey"
+      ? { idempotencyKey: key }
+      : { [kind]: kind === "active" ? { key } : { key, seconds: 60 } }),
+  });
+
+  test.each(["active", "debounce", "throttle", "idempotencyKey"])("%s keys that are free", async (kind) => {
+    const type = newType();
+    const request = keyOf(kind, type);
+    const trx = await db.startTransaction().execute();
+    await manyBySql(trx, [request("a")]);
+    const waiting = manyBySql(db, [request("b"), request("a")]);
+    await waitForBackend({ client: pool, marker: "enqueue_jobs" });
+    expect(await manyBySql(db, [request("b")])).toMatchObject([{ disposition: "inserted" }]);
+    await trx.rollback().execute();
+    expect((await waiting).map(({ disposition }) => disposition)[1]).toBe("inserted");
+  });
+
+  test.each(["debounce", "throttle"])("%s keys that are held", async (kind) => {
+    const type = newType();
+    const request = keyOf(kind, type);
+    await manyBySql(db, [request("a"), request("b")]);
+    await pool.query("update runledger.job_idempotency_keys set expires_at = clock_timestamp() where type = $1", [
+      type,
+    ]);
+    const [table, key] = kind === "debounce" ? ["job_queue", "debounce_key"] : ["job_idempotency_keys", "key"];
+    const lock = (of: string, wait = "") =>
+      `select from runledger.${table} where type = '${type}' and ${key} = '${of}' for update ${wait}`;
+    const holder = await database.connect();
+    await holder.query(`begin; ${lock("a")}`);
+    const waiting = manyBySql(db, [request("b"), request("a")]);
+    await waitForBackend({ client: pool, marker: "enqueue_jobs" });
+    expect((await pool.query(lock("b", "nowait"))).rowCount).toBe(1);
+    await holder.query("rollback");
+    await waiting;
+  });
+});
+
 test("batches of both sides with the same keys in any order end in no deadlock, and one job for each key", async () => {
   const type = newType();
   const requests = ["a", "b", "c", "d", "e"].flatMap((key) => [

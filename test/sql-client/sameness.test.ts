@@ -19,8 +19,11 @@ interface Request {
 
 type Step =
   | { readonly enqueue: readonly Request[]; readonly bySql: boolean }
-  /** What has happened meanwhile: keys expired, jobs fell due, were claimed, or ended. */
-  | { readonly happened: "expiry" | "due" | "claim" | "end" };
+  /** What has happened meanwhile: keys expired, jobs fell due, were claimed, were tried again, went on, or ended. */
+  | { readonly happened: Happening };
+
+const events = ["expiry", "due", "claim", "retry", "slice", "end"] as const;
+type Happening = (typeof events)[number];
 
 const organizations = [null, "00000000-0000-7000-8000-00000000000a"] as const;
 const far = "2100-01-01T00:00:00.000123Z";
@@ -65,7 +68,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     weight: 4,
     arbitrary: fc.record({ enqueue: fc.array(request, { minLength: 1, maxLength: 5 }), bySql: fc.boolean() }),
   },
-  { weight: 1, arbitrary: fc.record({ happened: fc.constantFrom("expiry", "due", "claim", "end") }) },
+  { weight: 3, arbitrary: fc.record({ happened: fc.constantFrom(...events) }) },
 );
 
 let worlds = 0;
@@ -76,6 +79,35 @@ function newWorld() {
   const type = `world ${worlds}`;
   const ids: string[] = [];
   const leases: Lease[] = [];
+  const leased = () => leases.splice(0);
+  const happenings: Record<Happening, () => Promise<unknown>> = {
+    expiry: () =>
+      pool.query(
+        "update runledger.job_idempotency_keys set expires_at = clock_timestamp() where type = $1 and expires_at is not null",
+        [type],
+      ),
+    due: () =>
+      pool.query("update runledger.job_queue set run_at = enqueued_at where type = $1 and run_at < '2090-01-01'", [
+        type,
+      ]),
+    claim: async () => {
+      for (;;) {
+        const jobs = await ledger.jobs.claim({ workerId: "w", limit: 100, types: [type] });
+        if (jobs.length === 0) break;
+        leases.push(...jobs.map(({ lease }) => lease));
+      }
+    },
+    retry: () =>
+      Promise.all(
+        leased().map(async (lease) => {
+          await ledger.jobs.progress(lease, { done: 1, total: 2 });
+          await ledger.jobs.checkpoint(lease, 1);
+          await ledger.jobs.fail(lease, { code: "c", message: "m" });
+        }),
+      ),
+    slice: () => Promise.all(leased().map((lease) => ledger.jobs.continue(lease))),
+    end: () => Promise.all(leased().map((lease) => ledger.jobs.complete(lease))),
+  };
   return {
     async enqueue(requests: readonly Request[], bySql: boolean): Promise<unknown> {
       const jobs = requests.map(({ payload, options: { limit, ...options } }) => ({
@@ -91,25 +123,7 @@ function newWorld() {
         return isLedgerError(error) ? error.code : Reflect.get(Object(error), "hint");
       }
     },
-    async happen(what: "expiry" | "due" | "claim" | "end"): Promise<void> {
-      if (what === "expiry") {
-        await pool.query(
-          "update runledger.job_idempotency_keys set expires_at = clock_timestamp() where type = $1 and expires_at is not null",
-          [type],
-        );
-      } else if (what === "due") {
-        await pool.query(
-          "update runledger.job_queue set run_at = enqueued_at where type = $1 and run_at < '2090-01-01'",
-          [type],
-        );
-      } else if (what === "claim") {
-        for (;;) {
-          const jobs = await ledger.jobs.claim({ workerId: "w", limit: 100, types: [type] });
-          if (jobs.length === 0) break;
-          leases.push(...jobs.map(({ lease }) => lease));
-        }
-      } else await Promise.all(leases.splice(0).map((lease) => ledger.jobs.complete(lease)));
-    },
+    happen: (what: Happening) => happenings[what](),
     state: () => stateOf(type),
   };
 
@@ -130,7 +144,7 @@ async function stateOf(type: string): Promise<unknown> {
      from runledger.job_idempotency_keys as k where type = $1`,
     `select to_jsonb(w) - '{id,job_id}'::text[] || jsonb_build_object('due_at', ${about("due_at", "now()")})
      from runledger.job_limit_wakes as w where key like $1 || ' %'`,
-    `select to_jsonb(e) - '{id,job_id,at}'::text[] from runledger.job_events as e
+    `select to_jsonb(e) - '{id,job_id,at,details}'::text[] from runledger.job_events as e
      where job_id in (select id from runledger.jobs where type = $1)`,
   ];
   return Promise.all(
@@ -143,7 +157,7 @@ async function stateOf(type: string): Promise<unknown> {
 
 test("of any calls, in any turns", async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 2, maxLength: 6 }), async (steps) => {
+    fc.asyncProperty(fc.array(step, { minLength: 2, maxLength: 8 }), async (steps) => {
       const [own, sql, mixed] = [newWorld(), newWorld(), newWorld()];
       for (const next of steps) {
         if ("happened" in next) {
@@ -158,6 +172,6 @@ test("of any calls, in any turns", async () => {
       expect(await sql.state()).toEqual(state);
       expect(await mixed.state()).toEqual(state);
     }),
-    { numRuns: 150 },
+    { numRuns: 100 },
   );
 }, 180_000);
