@@ -29,9 +29,9 @@ describe("a trigger", () => {
     );
     return rows.map(({ n }) => n);
   };
-  const numbers = Array.from({ length: 10_000 }, (_, n) => n + 1);
+  const numbersTo = (last: number) => Array.from({ length: last }, (_, n) => n + 1);
 
-  test("enqueues for each row of an insert of ten thousand, with it or not at all", async () => {
+  test("enqueues for each row of an insert of two thousand, with it or not at all", async () => {
     await pool.query(`
       create table public.orders (id int primary key);
       create function public.order_placed() returns trigger language plpgsql as $$
@@ -44,15 +44,15 @@ describe("a trigger", () => {
 
     await pool.query("begin; insert into public.orders select generate_series(1, 100); rollback");
     expect(await count("send-receipt")).toBe(0);
-    await pool.query("insert into public.orders select generate_series(1, 10000)");
-    expect(await inOrder("send-receipt")).toEqual(numbers);
+    await pool.query("insert into public.orders select generate_series(1, 2000)");
+    expect(await inOrder("send-receipt")).toEqual(numbersTo(2_000));
     expect(
       await ledger.jobs.enqueue("send-receipt", { order: 7 }, { idempotencyKey: "order 7", tags: ["orders"] }),
     ).toMatchObject({ disposition: "existing" });
-    const twice = pool.query("insert into public.orders values (10001), (10001)");
+    const twice = pool.query("insert into public.orders values (2001), (2001)");
     await expect(twice).rejects.toMatchObject({ code: "23505" });
-    expect(await count("send-receipt")).toBe(10_000);
-  }, 180_000);
+    expect(await count("send-receipt")).toBe(2_000);
+  }, 60_000);
 
   test("for the whole statement enqueues ten thousand at once", async () => {
     await pool.query(`
@@ -68,7 +68,7 @@ describe("a trigger", () => {
         for each statement execute function public.parcels_sent()`);
 
     await pool.query("insert into public.parcels select generate_series(1, 10000)");
-    expect(await inOrder("track")).toEqual(numbers);
+    expect(await inOrder("track")).toEqual(numbersTo(10_000));
     await pool.query("insert into public.parcels select 1 where false");
     expect(await count("track")).toBe(10_000);
   }, 60_000);
