@@ -14,7 +14,9 @@ export function withLatest<Row>(qb: QueryCreator<WithInput<Row>>) {
         .select([
           "q.run_number",
           "q.status",
+          "q.type",
           "q.organization_id",
+          "q.active_key",
           "q.workflow_run_id",
           "q.lease_expires_at",
           sql<boolean>`true`.as("live"),
@@ -26,7 +28,9 @@ export function withLatest<Row>(qb: QueryCreator<WithInput<Row>>) {
             .select([
               "l.run_number",
               "l.status",
+              "l.type",
               "l.organization_id",
+              "l.active_key",
               "l.workflow_run_id",
               "l.lease_expires_at",
               sql<boolean>`false`.as("live"),

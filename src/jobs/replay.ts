@@ -14,6 +14,7 @@ import { type Remembered, remembered, sameRequest } from "../database/values/sam
 import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
+import { activeKeyTaken } from "./active-again.ts";
 import { settingColumns } from "./ending.ts";
 import { type EnqueuedJob, insertedJob } from "./insertion.ts";
 import { withLatest } from "./latest.ts";
@@ -38,7 +39,7 @@ export interface ReplayOptions extends ReplaySettings {
 /**
  * Enqueues a new job that does again what a succeeded one did: its type, settings, tags and payload, or another
  * payload; idempotent by the key. One round trip, two when the key was used before; three more in a caller's
- * transaction. Throws `job.not_found`, `job.replay_not_succeeded`, `job.replay_conflicting_key`,
+ * transaction. Throws `job.not_found`, `job.replay_not_succeeded`, `job.replay_conflicting_key`, `job.active_key_taken`,
  * `job.workflow_requeue_not_supported`, `job.replay_unsupported_isolation`, `scope.required`, `input.invalid`,
  * `payload.not_json`, `payload.too_large`, `payload.reserved`, `payload.unencodable`, `payload.undecodable`,
  * `payload.codec_unavailable`.
@@ -92,7 +93,7 @@ export async function replayJobs(
   });
 }
 
-type ReplayState = "REPLAYED" | "EXISTING" | "NOT_FOUND" | "OF_RUN" | "NOT_SUCCEEDED";
+type ReplayState = "REPLAYED" | "EXISTING" | "NOT_FOUND" | "OF_RUN" | "NOT_SUCCEEDED" | "KEY_TAKEN";
 
 interface RefusedRow {
   readonly job_id: string;
@@ -115,6 +116,7 @@ function answerOf({ job_id: id, state }: RefusedRow, before: FoundReplay | undef
   if (before === null) return { id, ok: false, error: new LedgerError("job.replay_conflicting_key") };
   if (before !== undefined) return { id, ok: true, job: before };
   if (state === "OF_RUN") return { id, ok: false, error: new LedgerError("job.workflow_requeue_not_supported") };
+  if (state === "KEY_TAKEN") return { id, ok: false, error: new LedgerError("job.active_key_taken") };
   if (state === "NOT_SUCCEEDED") return { id, ok: false, error: new LedgerError("job.replay_not_succeeded") };
   return { id, ok: false, error: new LedgerError("job.not_found") };
 }
@@ -132,7 +134,8 @@ const replayParameters = {
   ...scopeParameters,
 } as const;
 
-// The keys are taken first, in id order, and the jobs follow them: an insert waits for another session's of the same key.
+// The keys are taken first, in id order, and the jobs follow them, in the order in which an enqueue takes active keys: an
+// insert waits for another session's of the same key.
 const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
   db
     .with("input", (qb) => qb.selectFrom(rowsOf("given", { job_id: p.ids, new_id: p.newIds })).selectAll())
@@ -143,6 +146,9 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
           "input.job_id",
           "input.new_id",
           "latest.run_number",
+          "latest.type",
+          "latest.organization_id",
+          "latest.active_key",
           sql<ReplayState>`case
             when latest.run_number is null or not ${inScope("latest.organization_id", p)} then 'NOT_FOUND'
             when latest.workflow_run_id is not null then 'OF_RUN'
@@ -151,13 +157,25 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
           end`.as("state"),
         ]),
     )
+    .with(
+      (cte) => cte("judged").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("looked as k")
+          .select(["k.job_id", "k.new_id", "k.run_number"])
+          .select(
+            sql<ReplayState>`case
+              when k.state = 'REPLAYED' and ${activeKeyTaken(qb, "k")} then 'KEY_TAKEN' else k.state
+            end`.as("state"),
+          ),
+    )
     .with("taken", (qb) =>
       qb
         .insertInto("job_replays")
         .columns(["source_job_id", "key", "source_run_number", "job_id", "requested"])
         .expression((eb) =>
           eb
-            .selectFrom("looked as k")
+            .selectFrom("judged as k")
             .where("k.state", "=", "REPLAYED")
             .where(boundedHere(p.lockWait))
             .select([
@@ -197,7 +215,11 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
               "t.source_run_number",
               sql<Date>`now()`.as("run_at"),
               sql<string>`coalesce(${p.payload}, l.payload)`.as("payload"),
-            ]),
+            ])
+            .orderBy("l.type")
+            .orderBy("l.organization_id")
+            .orderBy("l.active_key")
+            .orderBy("t.job_id"),
         )
         .returning(["id", "source_job_id", "source_run_number"]),
     )
@@ -221,7 +243,7 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
       (cte) => cte("announced").materialized(),
       (qb) => qb.selectNoFrom(announceJobs(p.notify, schema, sql`select from inserted`).as("jobs")),
     )
-    .selectFrom("looked as k")
+    .selectFrom("judged as k")
     .innerJoin("announced", (join) => join.onTrue())
     .select([
       "k.job_id",
@@ -230,7 +252,8 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
         when k.state = 'REPLAYED' and not coalesce(k.new_id in (select id from inserted), false) then 'EXISTING'
         else k.state
       end`.as("state"),
-    ]),
+    ])
+    .orderBy("k.job_id"),
 );
 
 const existingParameters = { ids: "uuid[]", key: "text", requested: "jsonb", ...scopeParameters } as const;

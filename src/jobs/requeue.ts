@@ -14,6 +14,7 @@ import { requireReadCommitted } from "../database/transaction.ts";
 import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
+import { activeKeyTaken } from "./active-again.ts";
 import { settingColumns } from "./ending.ts";
 import { withLatest } from "./latest.ts";
 import { storableText } from "./outcome.ts";
@@ -52,7 +53,7 @@ export interface RequeuedJob {
  * Puts an ended job back into the queue under the next run number, with fresh attempts, if it is still as
  * the caller expects. Of several that do so at once one wins. One round trip; three more in a caller's
  * transaction. Throws `job.not_found`, `job.requeue_conflict`, `job.cancellation_not_quiesced` with the
- * time in its details, `job.workflow_requeue_not_supported`, `job.requeue_unsupported_isolation`,
+ * time in its details, `job.active_key_taken`, `job.workflow_requeue_not_supported`, `job.requeue_unsupported_isolation`,
  * `scope.required`, `input.invalid`, `payload.not_json`, `payload.too_large`, `payload.reserved`,
  * `payload.unencodable`, `payload.codec_unavailable`.
  */
@@ -117,7 +118,7 @@ export async function requeueJobs(
   return rows.map((row) => (row.state === "REQUEUED" ? { id: row.job_id, ok: true } : refused(row)));
 }
 
-type RequeueState = "REQUEUED" | "NOT_FOUND" | "OF_RUN" | "CONFLICT" | "NOT_QUIESCED";
+type RequeueState = "REQUEUED" | "NOT_FOUND" | "OF_RUN" | "CONFLICT" | "NOT_QUIESCED" | "KEY_TAKEN";
 
 interface RefusedRow {
   readonly job_id: string;
@@ -131,6 +132,7 @@ function refused({ job_id, state, lease_expires_at }: RefusedRow): RequeueAnswer
     return { id: job_id, ok: false, error: new LedgerError("job.workflow_requeue_not_supported") };
   }
   if (state === "CONFLICT") return { id: job_id, ok: false, error: new LedgerError("job.requeue_conflict") };
+  if (state === "KEY_TAKEN") return { id: job_id, ok: false, error: new LedgerError("job.active_key_taken") };
   const details = { leaseExpiresAt: toDate(lease_expires_at).toISOString() };
   return { id: job_id, ok: false, error: new LedgerError("job.cancellation_not_quiesced", { details }) };
 }
@@ -151,6 +153,7 @@ const requeueParameters = {
 /**
  * The event comes first, in id order: its index lets a run of a job follow on an ended one once (job_events_requeued),
  * also when the run that another session made of it meanwhile has ended already, which this one's snapshot does not show.
+ * The jobs follow in the order in which an enqueue takes active keys.
  */
 const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
   db
@@ -165,6 +168,9 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
           "latest.status",
           "latest.run_number",
           "latest.lease_expires_at",
+          "latest.type",
+          "latest.organization_id",
+          "latest.active_key",
           sql<RequeueState>`case
             when latest.run_number is null or not ${inScope("latest.organization_id", p)} then 'NOT_FOUND'
             when latest.workflow_run_id is not null then 'OF_RUN'
@@ -175,13 +181,25 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
           end`.as("state"),
         ]),
     )
+    .with(
+      (cte) => cte("judged").materialized(),
+      (qb) =>
+        qb
+          .selectFrom("looked as k")
+          .select(["k.job_id", "k.status", "k.run_number", "k.lease_expires_at"])
+          .select(
+            sql<RequeueState>`case
+              when k.state = 'REQUEUED' and ${activeKeyTaken(qb, "k")} then 'KEY_TAKEN' else k.state
+            end`.as("state"),
+          ),
+    )
     .with("noted", (qb) =>
       qb
         .insertInto("job_events")
         .columns(["job_id", "run_number", "event", "actor", "details"])
         .expression((eb) =>
           eb
-            .selectFrom("looked as k")
+            .selectFrom("judged as k")
             .where("k.state", "=", "REQUEUED")
             .where(boundedHere(p.lockWait))
             .select([
@@ -239,7 +257,11 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
               sql<string | null>`case when not ${p.reset} then l.checkpoint end`.as("checkpoint"),
               sql<string | null>`case when not ${p.reset} then l.progress_done end`.as("progress_done"),
               sql<string | null>`case when not ${p.reset} then l.progress_total end`.as("progress_total"),
-            ]),
+            ])
+            .orderBy("l.type")
+            .orderBy("l.organization_id")
+            .orderBy("l.active_key")
+            .orderBy("l.id"),
         )
         .returning("id"),
     )
@@ -247,7 +269,7 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
       (cte) => cte("announced").materialized(),
       (qb) => qb.selectNoFrom(announceJobs(p.notify, schema, sql`select from inserted`).as("jobs")),
     )
-    .selectFrom("looked as k")
+    .selectFrom("judged as k")
     .innerJoin("announced", (join) => join.onTrue())
     .select([
       "k.job_id",
@@ -256,5 +278,6 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
         when k.state = 'REQUEUED' and not coalesce(k.job_id in (select id from inserted), false) then 'CONFLICT'
         else k.state
       end`.as("state"),
-    ]),
+    ])
+    .orderBy("k.job_id"),
 );

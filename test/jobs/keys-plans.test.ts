@@ -20,6 +20,21 @@ beforeAll(async () => {
      from generate_series(1, $1::int) n`,
     [rows],
   );
+  // Each was the job of a key that another one has now.
+  for (const [status, keys] of [
+    ["DEAD_LETTERED", "n"],
+    ["SUCCEEDED", "100000 + n"],
+  ]) {
+    await database.pool.query(
+      `insert into runledger.job_ledger (id, run_number, status, type, priority, run_at, attempt, max_attempts, timeout_seconds,
+         enqueued_at, ended_at, payload, active_key, failure_kind, error_code, error_message)
+       select gen_random_uuid(), 1, $1::runledger.job_status, 'many', 100, now(), 1, 8, 900, now(), now(), '{}', 'k' || ${keys},
+         f.kind, f.code, f.code
+       from generate_series(1, 1000) n, (select case when $1 = 'DEAD_LETTERED' then 'TERMINAL' end::runledger.failure_kind as kind,
+         case when $1 = 'DEAD_LETTERED' then 'c' end as code) f`,
+      [status],
+    );
+  }
   await database.pool.query(
     `insert into runledger.job_idempotency_keys (type, key, job_id, requested, expires_at)
      select 'many', 'k' || n, q.id, '{}', now() - interval '1 s' from generate_series(1, $1::int) n,
@@ -48,6 +63,8 @@ const runs = (count: number, optionsOf: (key: string) => RunOptions) => (l: Ledg
     Array.from({ length: count }, (_, n) => ({ graph: graphOf("many", { a: [] }), ...optionsOf(`k${1000 + n}`) })),
   );
 
+const scope = { global: true } as const;
+
 const afterExpiring = (kind: "job" | "workflow", call: (l: Ledger) => Promise<unknown>) => async (l: Ledger) => {
   await database.pool.query(`update runledger.${kind}_idempotency_keys set expires_at = now() where key like 'k1%'`);
   return call(l);
@@ -68,6 +85,18 @@ const table: readonly [string, string, (count: number) => (l: Ledger) => Promise
     "enqueue_jobs_with_live_keys",
     (count) => jobs(count, (key) => ({ debounce: { key: `k${Number(key.slice(1)) + 1}`, seconds: 60 } })),
     100,
+  ],
+  [
+    "active keys of dead jobs",
+    "requeue_jobs",
+    (count) => (l) => l.jobs.requeueMany({ scope, filter: { status: "DEAD_LETTERED" }, limit: count }),
+    20,
+  ],
+  [
+    "active keys of jobs that are replayed",
+    "replay_jobs",
+    (count) => (l) => l.jobs.replayMany({ scope, filter: {}, key: "k", limit: count }),
+    20,
   ],
   ["keys", "enqueue_keyed_jobs", (count) => jobs(count, (key) => ({ idempotencyKey: key })), 120],
   ["keys that are found", "find_keyed_jobs", (count) => jobs(count, (key) => ({ idempotencyKey: key })), 20],

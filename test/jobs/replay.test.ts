@@ -174,17 +174,6 @@ test("under a codec a key knows its payload again, and the replay has it encoded
   for (const text of Object.values(rows[0] ?? {})) expect(text).toContain("$runledger");
 });
 
-test("a replay has the limit, the schedule's tick and the active key of its source, and waits for nobody to take the key", async () => {
-  const limit = { key: "api", concurrency: 2 };
-  await ledger.jobs.enqueue("all-settings", {}, { limit, active: { key: "one" } });
-  const source = await claimedOne(ledger, "all-settings");
-  await ledger.jobs.complete(source.lease);
-  await ledger.jobs.replay(source.lease.jobId, { scope, key: "k" });
-
-  expect(await claimedOne(ledger, "all-settings")).toMatchObject({ limitKey: "api" });
-  expect(await codeOf(() => ledger.jobs.replay(source.lease.jobId, { scope, key: "k2" }))).toBe("job.active_key_taken");
-});
-
 async function succeeded(type: string, options: Parameters<typeof leased>[2] = {}): Promise<string> {
   const { lease } = await leased(ledger, type, options);
   await ledger.jobs.progress(lease, { done: 1 });
