@@ -407,6 +407,20 @@ describe("two sessions", () => {
     },
   );
 
+  test("who would replace a job that was claimed and handed back meanwhile replaces it", async () => {
+    const { id } = await enqueue("handed-back", 1);
+    const first = await openWith(database, ledger, async (l) => {
+      await l.jobs.handBack([(await claimedOne(l, "handed-back")).lease]);
+    });
+
+    const second = replace("handed-back", 2);
+    await waiting();
+    await first.commit();
+
+    expect(await second).toEqual({ id, runNumber: 1, status: "PENDING", disposition: "replaced" });
+    expect(await liveJobs(database, "handed-back")).toMatchObject([{ id, payload: 2, active_key: "k" }]);
+  });
+
   test("a job that is being replaced is passed over by a claim, and claimed with the new payload after it", async () => {
     await enqueue("replacing", 1);
     const first = await openWith(database, ledger, (l) => replace("replacing", 2, {}, l));
@@ -446,6 +460,24 @@ describe("two sessions", () => {
     expect(jobs.filter(({ disposition }) => disposition === "inserted")).toHaveLength(1);
     expect(jobs.filter(({ disposition }) => disposition === "replaced")).toHaveLength(49);
     expect(await liveJobs(database, "stampede-replaced")).toHaveLength(1);
+  });
+
+  test.each<[string, (key: string) => Partial<JobRequest>]>([
+    ["active", (key) => ({ active: { key } })],
+    ["debounce", (key) => ({ debounce: { key, seconds: 60 } })],
+  ])("batches take %s keys in the order of these, whatever that of their requests", async (kind, keyed) => {
+    const type = `crossing-${kind}`;
+    const requests = (...keys: string[]) => keys.map((key) => ({ type, payload: key, ...keyed(key) }));
+    const holder = await openWith(database, ledger, (l) => l.jobs.enqueueMany(requests("b")));
+    // It has a, waits for b and will want c. Who had c and waited for a would close the circle.
+    const first = ledger.jobs.enqueueMany(requests("a", "b", "c"));
+    await waiting();
+    const second = ledger.jobs.enqueueMany(requests("c", "a"));
+    await waitForBackend({ client: database.pool, marker, count: 2 });
+    await holder.rollback();
+
+    expect((await first).map(({ disposition }) => disposition)).toEqual(["inserted", "inserted", "inserted"]);
+    expect((await second).map(({ id }) => id)).toEqual([(await first)[2]?.id, (await first)[0]?.id]);
   });
 
   test("batches that share keys in opposite order neither deadlock nor insert twice", async () => {

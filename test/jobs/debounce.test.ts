@@ -220,6 +220,24 @@ describe("two sessions", () => {
     expect(last).toMatchObject({ id: (await second).id, status: "PENDING", payload: 2 });
   });
 
+  test("a request that waited for a claim which was handed back is a job of its own", async () => {
+    const first = await debounce("handed-back", 1);
+    await age("handed-back", 61);
+    const claim = await openWith(database, ledger, async (l) => {
+      await l.jobs.handBack([(await claimedOne(l, "handed-back")).lease]);
+    });
+
+    const second = debounce("handed-back", 2);
+    await waiting();
+    await claim.commit();
+
+    expect(await second).toMatchObject({ disposition: "inserted" });
+    expect(await liveJobs(database, "handed-back")).toMatchObject([
+      { id: first.id, payload: 1, debounce_key: null },
+      { payload: 2, debounce_key: "k" },
+    ]);
+  });
+
   test("a claim passes a job over whose payload is being replaced, though it is due", async () => {
     await debounce("replacing", 1);
     await age("replacing", 61);
