@@ -9,7 +9,8 @@ export function scheduleFeatures(schema: string): SchemaMigration {
       await runAll(db, [
         sql`create type ${name("schedule_fire_outcome")} as enum ('FIRED', 'TRIGGERED', 'SKIPPED')`,
         // intended_at is the next tick; due_at is when somebody looks at it, which is later after a failure or
-        // while the fire before it lives. Both are null when there is nothing to fire.
+        // while the fire before it lives. Both are null when there is nothing to fire. Up to forgotten_until fires have been
+        // deleted.
         sql`
         alter table ${name("job_schedules")}
           add column priority         integer,
@@ -31,6 +32,7 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           add column last_intended_at timestamptz,
           add column last_job_id      uuid,
           add column last_run_id      uuid,
+          add column forgotten_until  timestamptz,
           add column failed_at        timestamptz,
           add column failures         integer not null default 0,
           add column error_code       text,
@@ -107,7 +109,7 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           drop column limit_key, drop column limit_concurrency, drop column limit_starts,
           drop column limit_period_seconds, drop column deadline_seconds, drop column backfill_limit, drop column grace_seconds, drop column payload_digest, drop column starts_at,
           drop column ends_at, drop column paused, drop column intended_at, drop column last_intended_at,
-          drop column last_job_id, drop column last_run_id, drop column failed_at, drop column failures,
+          drop column last_job_id, drop column last_run_id, drop column forgotten_until, drop column failed_at, drop column failures,
           drop column error_code, drop column error_message,
           add constraint job_schedules_enabled_is_due check (not enabled or due_at is not null)`,
         sql`create index job_schedules_due on ${name("job_schedules")} (due_at) where enabled`,

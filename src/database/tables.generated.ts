@@ -282,6 +282,7 @@ export interface JobSchedules {
   error_message: string | null;
   failed_at: TimestampColumn | null;
   failures: Generated<number>;
+  forgotten_until: TimestampColumn | null;
   grace_seconds: Generated<number>;
   id: string;
   intended_at: TimestampColumn | null;

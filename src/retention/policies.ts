@@ -27,7 +27,10 @@ export interface RetentionPolicies {
    * go, and the same request would start anew. Default: for ever.
    */
   readonly keys?: number | null;
-  /** The fires of schedules, in days since their tick. */
+  /**
+   * The fires of schedules, in days since their tick; the last of each is kept. A tick as old as a fire that is gone is not fired any
+   * more, also when a schedule is retimed to it. Default: for ever.
+   */
   readonly fires?: number | null;
 }
 

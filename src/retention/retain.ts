@@ -2,15 +2,16 @@
 import type { Executor } from "../database/executor.ts";
 import { LedgerError } from "../errors.ts";
 import { validInteger } from "../jobs/request.ts";
+import { FIRST_SCHEDULE, forgetFires } from "./fires.ts";
 import { type Batch, FIRST_JOB, retireJobs } from "./jobs.ts";
-import { forgetExpiredKeys, forgetFires } from "./keys.ts";
+import { forgetExpiredKeys } from "./keys.ts";
 import { dropPartitions } from "./partitions.ts";
 import { type PreparedPolicies, preparedPolicies, type RetentionPolicies } from "./policies.ts";
 import { FIRST_RUN, retireRuns } from "./runs.ts";
 
 export interface RetainOptions {
   readonly policies: RetentionPolicies;
-  /** At most so many rows of the ledger, or steps of runs, in one transaction; a larger run is one by itself. 1 to 10 000. Default 1000. */
+  /** At most so many rows of the ledger, fires, or steps of runs, in one transaction; a larger run is one by itself. 1 to 10 000. Default 1000. */
   readonly batchSize?: number;
   /** Ends the pass after the batch that is under way. */
   readonly signal?: AbortSignal;
@@ -40,8 +41,8 @@ const MAX_BATCH = 10_000;
 
 /**
  * Deletes what is past by its policy: runs with their steps, mutations and jobs; partitions of the ledger of which nothing is to be
- * kept; jobs with their attempts, events, logs and keys; keys whose time to live is over. Kept are jobs and runs with a live idempotency
- * key, jobs of a run that is there, and runs whose parent lives. Each batch is one short transaction that waits for
+ * kept; jobs with their attempts, events, logs and keys; fires of schedules; keys whose time to live is over. Kept are jobs and runs with a
+ * live idempotency key, jobs of a run that is there, runs whose parent lives, and each schedule's last fire. Each batch is one short transaction that waits for
  * no row; only one process deletes at a time. It takes transactions of its own: throws
  * `maintenance.transaction_unsupported` in a caller's, `input.invalid`.
  */
@@ -87,7 +88,9 @@ class Pass {
   async run(): Promise<void> {
     const { jobs, runs, keys, fires } = this.#policies;
     await this.#repeat("keys", () => forgetExpiredKeys(this.#executor, this.#limit));
-    if (fires !== null) await this.#repeat("fires", () => forgetFires(this.#executor, fires, this.#limit));
+    if (fires !== null) {
+      await this.#walk("fires", FIRST_SCHEDULE, (after) => forgetFires(this.#executor, fires, after, this.#limit));
+    }
     if (runs !== null) {
       await this.#walk("runs", FIRST_RUN, (after) => retireRuns(this.#executor, runs, keys, after, this.#limit));
     }

@@ -158,6 +158,7 @@ const hold = writing("hold_due_schedules", { ids: "uuid[]" }, (db, p, schema) =>
       "c.overlap",
       "c.jitter_seconds",
       "c.intended_at",
+      "c.forgotten_until",
       sql<string>`c.payload::text`.as("payload"),
       sql<Date>`clock_timestamp()`.as("now"),
       sql<boolean>`c.overlap <> 'ALLOW' and (
@@ -191,6 +192,7 @@ function decode(row: Awaited<ReturnType<typeof hold.execute>>[number]): HeldSche
     intendedAt: toDate(row.intended_at),
     busy: row.busy,
     fired: row.fired.map(toDate),
+    forgottenUntil: toDateOrNull(row.forgotten_until),
   };
 }
 

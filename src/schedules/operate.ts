@@ -59,7 +59,7 @@ export function resumeSchedules(executor: Executor, names: readonly string[], { 
 
 /**
  * Sets the next tick of a schedule, and forgets what was due before. A time that is over is fired as soon as somebody
- * looks, unless that tick was fired before. Round trips as of `pauseSchedules`. Throws `schedule.not_active`, and as that does.
+ * looks, unless that tick was fired before, or is as old as fires that retention has deleted. Round trips as of `pauseSchedules`. Throws `schedule.not_active`, and as that does.
  */
 export function retimeSchedule(executor: Executor, name: string, options: RetimeOptions): Promise<Date | null> {
   const at = options.at === undefined ? null : new Date(validTime(options.at, "at"));

@@ -14,6 +14,8 @@ export interface DueSchedule extends Timetable {
   readonly busy: boolean;
   /** Ticks from `intendedAt` on that have been fired before: somebody set the time back. */
   readonly fired: readonly Date[];
+  /** Fires of ticks up to this one have been deleted: nobody knows any more which there were. */
+  readonly forgottenUntil: Date | null;
 }
 
 export interface Plan {
@@ -43,10 +45,10 @@ export function plan(schedule: DueSchedule, now: Date, room: number): Plan {
 
 /** The ticks that the catch-up policy leaves, oldest first. */
 function dueTicks(schedule: DueSchedule, now: Date): Date[] {
-  const { catchUp, backfillLimit, graceSeconds, intendedAt, fired } = schedule;
+  const { catchUp, backfillLimit, graceSeconds, intendedAt, fired, forgottenUntil } = schedule;
   const before = new Set(fired.map((tick) => tick.getTime()));
   const ticks = latestTicks(schedule, intendedAt, now, catchUp === "backfill" ? backfillLimit : 1).filter(
-    (tick) => !before.has(tick.getTime()),
+    (tick) => !before.has(tick.getTime()) && (forgottenUntil === null || tick > forgottenUntil),
   );
   return catchUp === "skip" ? ticks.filter((tick) => now.getTime() - tick.getTime() <= graceSeconds * 1000) : ticks;
 }

@@ -373,17 +373,6 @@ test("keys whose time to live is over go, and their jobs stay", async () => {
   expect(await stillThere(over, live)).toEqual([true, true]);
 });
 
-test("fires of schedules go by their age", async () => {
-  await database.pool.query(`
-    insert into runledger.job_schedules (id, name, cron, target, target_type, payload, enabled)
-      values (gen_random_uuid(), 'nightly', '0 0 * * *', 'JOB', 'nightly', '{}', false);
-    insert into runledger.job_schedule_fires (schedule_id, intended_at)
-      select id, now() - n * interval '1 day' from runledger.job_schedules, generate_series(1, 9) as n`);
-
-  expect(await retain({ fires: 5.5 }, { batchSize: 2 })).toMatchObject({ fires: 4 });
-  expect(await retain({})).toMatchObject({ fires: 0 });
-});
-
 test("one process deletes at a time: another finds that it is busy", async () => {
   await succeeded("busy", 50);
   const trx = await database.connect();

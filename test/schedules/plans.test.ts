@@ -61,3 +61,16 @@ test("those that are due are locked by primary key, and their fires are found by
     ]);
   }
 });
+
+test("fires that are past are found schedule by schedule, along their key", async () => {
+  for (const mode of modes) {
+    const { scans } = await planOf(
+      database,
+      mode,
+      (l) => l.maintenance.retain({ policies: { fires: 1 / 72 } }),
+      "forget_schedule_fires",
+    );
+    expect(scans.filter((scan) => /^Seq Scan job_/.test(scan))).toEqual([]);
+    expect(scans.join()).toContain("job_schedule_fires_pkey");
+  }
+});

@@ -179,6 +179,7 @@ describe("a plan", () => {
     intendedAt: at("12:00"),
     busy: false,
     fired: [],
+    forgottenUntil: null,
     ...over,
   });
 
