@@ -4,9 +4,9 @@ import { inHalves } from "../database/halves.ts";
 import { scopeArguments } from "../database/scope.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import type { LedgerError } from "../errors.ts";
+import { validInteger } from "./arguments.ts";
 import { type CancelJobOptions, cancelJobs } from "./cancel.ts";
 import { type BulkOptions, type JobFilter, preparedFilter, requireFunction, validBatchSize } from "./filter.ts";
-import { validInteger } from "./request.ts";
 import { walk } from "./walk.ts";
 
 export interface LiveJobFilter extends JobFilter {

@@ -5,10 +5,11 @@ import { ownJson, type StoredJson } from "../database/json.ts";
 import { rowsOf } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
+import { validInteger, validName } from "./arguments.ts";
 import { backoffDefaults } from "./backoff.ts";
 import { jobDefaults } from "./defaults.ts";
 import type { AnyJobDefinition, BackoffPolicy, BackoffTiming } from "./definition.ts";
-import { validInteger, validName, validSettings } from "./request.ts";
+import { validSettings } from "./request.ts";
 
 export interface SyncOptions {
   /**

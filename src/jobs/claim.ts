@@ -7,6 +7,7 @@ import type { Placeholders } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
+import { validInteger, validName } from "./arguments.ts";
 import {
   claimParameters,
   leased,
@@ -20,7 +21,6 @@ import {
 import type { Lease } from "./lease.ts";
 import { anyWakeDue, type WithLook, withWakeTypes } from "./limit-wakes.ts";
 import { type ClaimRequest, claimLimited } from "./limited-claim.ts";
-import { validInteger, validName } from "./request.ts";
 import { type ScheduleTick, tickOf } from "./tick.ts";
 
 export interface ClaimOptions {

@@ -1,6 +1,7 @@
 /** Filters of bulk operations: what a caller may say, checked before anything is sent. */
 import { LedgerError } from "../errors.ts";
-import { validInteger, validName, validTime } from "./request.ts";
+import { validInteger, validName } from "./arguments.ts";
+import { validTime } from "./request.ts";
 
 /** Which jobs a bulk operation is about: those that fit all that is given. Jobs of workflow runs never fit. */
 export interface JobFilter {

@@ -1,8 +1,9 @@
 /** From the key options of a request to what is stored of them, checked before anything is sent (FEATURES F-J3, F-J12). */
 import { LedgerError } from "../errors.ts";
+import { validDuration, validName } from "./arguments.ts";
 import type { JobOptions } from "./definition.ts";
 import type { ActiveJobKey, Debounce, JobKeys, Throttle } from "./key-options.ts";
-import { type PreparedJob, validDuration, validName } from "./request.ts";
+import type { PreparedJob } from "./request.ts";
 
 export type PreparedKey =
   | { readonly kind: "idempotency" | "throttle"; readonly key: string; readonly ttlSeconds: number | null }

@@ -6,7 +6,7 @@ import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, lockWaitFor } from "../locks/wait.ts";
-import { validInteger, validName } from "./request.ts";
+import { validInteger, validName } from "./arguments.ts";
 
 /** The right to work on one attempt of a job, as a claim gave it. */
 export interface Lease {

@@ -4,7 +4,7 @@ import { toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger } from "./request.ts";
+import { validInteger } from "./arguments.ts";
 
 export interface SweepLimitsOptions {
   /** At most this many keys are deleted, and as many woken. Default 1000. */

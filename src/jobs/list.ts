@@ -10,8 +10,9 @@ import { type FailureKind, type JobStatus, jobStatuses } from "../database/statu
 import type { LedgerTables } from "../database/tables.ts";
 import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
+import { validInteger, validName } from "./arguments.ts";
 import { type JobSummary, summaryOf } from "./read.ts";
-import { validInteger, validName, validTime } from "./request.ts";
+import { validTime } from "./request.ts";
 
 export interface ListJobsOptions extends ReadOptions {
   readonly scope: Scope;

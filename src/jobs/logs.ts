@@ -9,7 +9,7 @@ import { inScope, type Scope, scopeArguments, scopeParameters } from "../databas
 import { reading } from "../database/statement.ts";
 import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger } from "./request.ts";
+import { validInteger } from "./arguments.ts";
 import { type LogLevel, logLevels } from "./running.ts";
 
 export interface LogsOptions extends ReadOptions {

@@ -3,8 +3,9 @@ import { validUuid } from "../database/ids.ts";
 import type { StoredJson } from "../database/json.ts";
 import type { FailureKind } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
+import { validDelay, validName } from "./arguments.ts";
 import type { Lease } from "./lease.ts";
-import { validDelay, validName, validTime } from "./request.ts";
+import { validTime } from "./request.ts";
 
 /** The attempt succeeded. */
 export interface Success {

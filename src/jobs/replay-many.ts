@@ -4,9 +4,9 @@ import { inHalves } from "../database/halves.ts";
 import { scopeArguments } from "../database/scope.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import type { LedgerError } from "../errors.ts";
+import { validInteger, validName } from "./arguments.ts";
 import { type BulkOptions, type EndedJobFilter, preparedFilter, requireFunction, validBatchSize } from "./filter.ts";
 import { type ReplaySettings, replayJobs } from "./replay.ts";
-import { validInteger, validName } from "./request.ts";
 import { walk } from "./walk.ts";
 
 export interface ReplayManyOptions extends ReplaySettings, BulkOptions<ReplayProgress> {

@@ -15,11 +15,11 @@ import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import { activeKeyTaken } from "./active-again.ts";
+import { validName } from "./arguments.ts";
 import { settingColumns } from "./ending.ts";
 import { type EnqueuedJob, insertedJob } from "./insertion.ts";
 import { withLatest } from "./latest.ts";
 import { storableText } from "./outcome.ts";
-import { validName } from "./request.ts";
 
 export interface ReplaySettings {
   readonly scope: Scope;

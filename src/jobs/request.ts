@@ -10,8 +10,6 @@ import { type JobDefaults, type JobRequest, parsed } from "./definition.ts";
 import { type PreparedLimit, preparedLimit } from "./limits.ts";
 import { metadataOf } from "./tick.ts";
 
-export { validDelay, validDuration, validInteger, validName } from "./arguments.ts";
-
 /** A request ready to be sent. What was not requested is null and resolves in the database. */
 export interface PreparedJob {
   readonly id: string;

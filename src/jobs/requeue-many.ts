@@ -4,8 +4,8 @@ import { inHalves } from "../database/halves.ts";
 import { type Scope, scopeArguments } from "../database/scope.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
+import { validInteger } from "./arguments.ts";
 import { type BulkOptions, type EndedJobFilter, preparedFilter, requireFunction, validBatchSize } from "./filter.ts";
-import { validInteger } from "./request.ts";
 import {
   type ExpectedJob,
   type RequeueableStatus,

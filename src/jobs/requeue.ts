@@ -15,10 +15,10 @@ import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 import { activeKeyTaken } from "./active-again.ts";
+import { validInteger, validName } from "./arguments.ts";
 import { settingColumns } from "./ending.ts";
 import { withLatest } from "./latest.ts";
 import { storableText } from "./outcome.ts";
-import { validInteger, validName } from "./request.ts";
 
 /** How a job ended that can be requeued. */
 export type RequeueableStatus = Extract<JobStatus, "DEAD_LETTERED" | "CANCELED">;

@@ -11,6 +11,7 @@ import { writing } from "../database/statement.ts";
 import { optionalText, storedValue, storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedInCaller } from "../locks/wait.ts";
+import { validInteger } from "./arguments.ts";
 import {
   type Lease,
   leaseArguments,
@@ -21,7 +22,6 @@ import {
   withFencedLeases,
 } from "./lease.ts";
 import { storableText } from "./outcome.ts";
-import { validInteger } from "./request.ts";
 
 /** `CANCELED`: the job was cancelled under the lease. `LOST`: the lease expired or the job was taken away. */
 export interface Heartbeat {

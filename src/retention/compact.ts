@@ -3,7 +3,7 @@ import { sql } from "kysely";
 import { toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
-import { validInteger } from "../jobs/request.ts";
+import { validInteger } from "../jobs/arguments.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
 
 export interface CompactOptions {

@@ -4,7 +4,7 @@ import type { Executor } from "../database/executor.ts";
 import { reading, writing } from "../database/statement.ts";
 import { inOwnTransaction, inTransaction } from "../database/transaction.ts";
 import { isLedgerError } from "../errors.ts";
-import { validInteger } from "../jobs/request.ts";
+import { validInteger } from "../jobs/arguments.ts";
 import { capLockTimeout, withBoundedWait } from "../locks/wait.ts";
 import { isRemovable } from "./jobs.ts";
 import { idBefore, type PreparedAges } from "./policies.ts";

@@ -3,7 +3,7 @@ import { type RawBuilder, sql } from "kysely";
 import { ownJson, type StoredJson } from "../database/json.ts";
 import type { JobStatus, RunStatus } from "../database/statuses.ts";
 import { LedgerError } from "../errors.ts";
-import { validName } from "../jobs/request.ts";
+import { validName } from "../jobs/arguments.ts";
 
 export type EndedJobStatus = Extract<JobStatus, "SUCCEEDED" | "DEAD_LETTERED" | "CANCELED">;
 export type EndedRunStatus = Extract<RunStatus, "SUCCEEDED" | "COMPLETED_WITH_ERRORS" | "CANCELED">;

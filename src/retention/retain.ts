@@ -1,7 +1,7 @@
 /** Retention: what has ended longer ago than it is to be kept goes, in bounded batches (FEATURES F-H2). */
 import type { Executor } from "../database/executor.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger } from "../jobs/request.ts";
+import { validInteger } from "../jobs/arguments.ts";
 import { FIRST_SCHEDULE, forgetFires } from "./fires.ts";
 import { type Batch, FIRST_JOB, retireJobs } from "./jobs.ts";
 import { forgetExpiredKeys } from "./keys.ts";

@@ -2,7 +2,7 @@
 import type { JsonText } from "../database/json.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { remembered } from "../database/values/sameness.ts";
-import { validName } from "../jobs/request.ts";
+import { validName } from "../jobs/arguments.ts";
 import type { AddedStep, Addition } from "../steps/additions.ts";
 import { preparePayloads, type StoredDraft, stepDrafts, storedDrafts } from "./drafts.ts";
 import { requestOfSteps } from "./prepare.ts";

@@ -9,7 +9,7 @@ import { decodeRunStatus, decodeStepStatus, isTerminalRun } from "../database/st
 import { inTransaction, requireReadCommitted, rollbackToSavepoint } from "../database/transaction.ts";
 import { sameRequest } from "../database/values/sameness.ts";
 import { LedgerError } from "../errors.ts";
-import { validName } from "../jobs/request.ts";
+import { validName } from "../jobs/arguments.ts";
 import { tryLockRunReleaseShared } from "../locks/release.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import type { Addition } from "../steps/additions.ts";

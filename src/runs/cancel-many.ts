@@ -9,8 +9,9 @@ import { reading } from "../database/statement.ts";
 import { isTerminalRun, type RunStatus, runStatuses } from "../database/statuses.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
+import { validName } from "../jobs/arguments.ts";
 import { arrayOf, requireFunction, requireKnownKeys, validBatchSize } from "../jobs/filter.ts";
-import { validName, validTime } from "../jobs/request.ts";
+import { validTime } from "../jobs/request.ts";
 import { cancelRuns } from "./cancel.ts";
 
 /** Which live runs to cancel: those that fit all that is given. An empty filter means all in the scope. */

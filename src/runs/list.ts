@@ -8,7 +8,8 @@ import { reading } from "../database/statement.ts";
 import { type RunStatus, runStatuses } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger, validName, validTime } from "../jobs/request.ts";
+import { validInteger, validName } from "../jobs/arguments.ts";
+import { validTime } from "../jobs/request.ts";
 import { type RunSummary, runSummary, summaryColumns } from "./read.ts";
 
 export interface ListRunsOptions {

@@ -6,7 +6,7 @@ import { inScope, type Scope, scopeArguments, scopeParameters } from "../databas
 import { reading } from "../database/statement.ts";
 import { decodeRunStatus, type RunStatus } from "../database/statuses.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
-import { validName } from "../jobs/request.ts";
+import { validName } from "../jobs/arguments.ts";
 
 /** A request to change a run. */
 export interface Mutation {

@@ -6,7 +6,7 @@ import { type Scope, scopeArguments } from "../database/scope.ts";
 import { isTerminalRun, type RunStatus } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError, type LedgerErrorCode } from "../errors.ts";
-import { validDuration, validName } from "../jobs/request.ts";
+import { validDuration, validName } from "../jobs/arguments.ts";
 import { lockRunForShare } from "../locks/rows.ts";
 import { withBoundedWait } from "../locks/wait.ts";
 import { type CopyRequest, copyRun } from "./copy.ts";

@@ -6,7 +6,7 @@ import type { StoredJson } from "../database/json.ts";
 import { reading } from "../database/statement.ts";
 import { requireReadCommitted } from "../database/transaction.ts";
 import { LedgerError } from "../errors.ts";
-import { validInteger } from "../jobs/request.ts";
+import { validInteger } from "../jobs/arguments.ts";
 import { type DueGate, expireGates } from "../steps/expiry.ts";
 import { isTerminalOutcome, type TerminalStatus } from "../steps/resolve.ts";
 import { enforceDeadlines } from "./deadlines.ts";

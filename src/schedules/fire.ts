@@ -3,7 +3,7 @@ import type { Executor } from "../database/executor.ts";
 import { inHalves } from "../database/halves.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import type { LedgerError } from "../errors.ts";
-import { validInteger } from "../jobs/request.ts";
+import { validInteger } from "../jobs/arguments.ts";
 import { type HeldSchedule, holdDue, lookAtSchedules, MOST_DUE, type ScheduleName } from "./look.ts";
 import { type Plan, plan } from "./plan.ts";
 import { type FireRecord, putOff, recordFires, type SetAside } from "./record.ts";

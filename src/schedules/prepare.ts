@@ -6,17 +6,10 @@ import type { ValueRules } from "../database/values/rules.ts";
 import { remembered } from "../database/values/sameness.ts";
 import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
+import { validDuration, validInteger, validName } from "../jobs/arguments.ts";
 import { type JobRequest, parsed } from "../jobs/definition.ts";
 import type { PreparedLimit } from "../jobs/limits.ts";
-import {
-  type JobSettings,
-  prepareJobs,
-  validDuration,
-  validInteger,
-  validName,
-  validOrganization,
-  validTime,
-} from "../jobs/request.ts";
+import { type JobSettings, prepareJobs, validOrganization, validTime } from "../jobs/request.ts";
 import { requireTimes, type Timetable } from "./cron.ts";
 import type { ScheduleDefinition, ScheduleTiming } from "./definition.ts";
 import { catchUps, encoded, overlaps } from "./words.ts";

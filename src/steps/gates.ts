@@ -6,7 +6,7 @@ import { validUuid } from "../database/ids.ts";
 import { cursorIds, FIRST_ID, LAST_ID, pageOf } from "../database/page.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";
 import { reading } from "../database/statement.ts";
-import { validInteger, validName } from "../jobs/request.ts";
+import { validInteger, validName } from "../jobs/arguments.ts";
 
 export interface OpenGatesOptions {
   readonly scope: Scope;
