@@ -4,6 +4,7 @@ import {
   type AnyJobDefinition,
   type InputOf,
   type JobStatus,
+  type JobsPage,
   type JsonValue,
   type Ledger,
   parsed,
@@ -65,7 +66,10 @@ export interface LookedAt<Payload> {
   readonly reasons: readonly string[];
 }
 
-/** The jobs of a type in the order they were enqueued, each with what speaks against it. One round trip, without a codec. */
+/**
+ * The jobs of a type in the order they were enqueued, each with what speaks against it. One round trip, and where some are encoded one
+ * more for each 10 000 jobs.
+ */
 export async function lookAt<J extends TestedJob>(
   parts: KitParts,
   job: J | undefined,
@@ -106,29 +110,53 @@ async function jobsOf({ db, ledger }: KitParts, type: string | undefined): Promi
     ])
     .orderBy("j.id")
     .execute();
-  return Promise.all(
-    rows.map(async (row) => ({
-      id: row.id,
-      runNumber: row.run_number,
-      type: row.type,
-      status: row.status,
-      payload: await payloadOf(ledger, row),
-      organizationId: row.organization_id,
-      tags: row.tags ?? [],
-      priority: row.priority,
-      runAt: new Date(row.run_at),
-      attempt: row.attempt,
-      maxAttempts: row.max_attempts,
-      workflowRunId: row.workflow_run_id,
-      enqueuedAt: new Date(row.enqueued_at),
-    })),
-  );
+  const payloadOf = rows.some(isEncoded) ? await revealed(ledger, type) : plain;
+  return rows.map((row) => ({
+    id: row.id,
+    runNumber: row.run_number,
+    type: row.type,
+    status: row.status,
+    payload: payloadOf(row),
+    organizationId: row.organization_id,
+    tags: row.tags ?? [],
+    priority: row.priority,
+    runAt: new Date(row.run_at),
+    attempt: row.attempt,
+    maxAttempts: row.max_attempts,
+    workflowRunId: row.workflow_run_id,
+    enqueuedAt: new Date(row.enqueued_at),
+  }));
 }
 
-/** What the ledger's codec has encoded only the ledger can read: one round trip for each such job. */
-async function payloadOf({ jobs }: Ledger, { id, payload }: { readonly id: string; readonly payload: string }) {
-  if (!payload.includes('"$runledger"')) return JSON.parse(payload);
-  return (await jobs.get(id, { admin: true }, { values: "revealed" })).payload;
+interface StoredPayload {
+  readonly id: string;
+  readonly payload: string;
+}
+
+function isEncoded({ payload }: StoredPayload): boolean {
+  return payload.includes('"$runledger"');
+}
+
+function plain({ payload }: StoredPayload): JsonValue {
+  return JSON.parse(payload);
+}
+
+const PAGE = 10_000;
+
+/** What the ledger's codec has encoded only the ledger can read. */
+async function revealed({ jobs }: Ledger, type: string | undefined): Promise<(row: StoredPayload) => JsonValue> {
+  const options = { scope: { admin: true }, payload: true, values: "revealed", limit: PAGE } as const;
+  const payloads = new Map<string, JsonValue>();
+  for (let after: string | null | undefined; after !== null; ) {
+    const page: JobsPage = await jobs.list({
+      ...options,
+      ...(type === undefined ? {} : { type }),
+      ...(after === undefined ? {} : { after }),
+    });
+    for (const { id, payload = null } of page.jobs) payloads.set(id, payload);
+    after = page.next;
+  }
+  return (row) => payloads.get(row.id) ?? plain(row);
 }
 
 /** As a number: whatever the service has told its driver to make of a timestamp. */

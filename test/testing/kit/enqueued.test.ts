@@ -145,6 +145,19 @@ test("values are seen as they were given, encoded or redacted", async () => {
   expect(await sealed.run(job?.id ?? "", { handlers: [echo] })).toMatchObject({ output: { orderId: "o-1" } });
 });
 
+test("encoded payloads are each their own job's, also of all types, and of null", async () => {
+  const codec = aesGcmCodec({ keys: { k1: new Uint8Array(32) }, current: "k1" });
+  const sealed = await newKit({ ledger: { values: { codec } } });
+  const numbers = Array.from({ length: 20 }, (_, n) => n);
+  await sealed.ledger.jobs.enqueueMany(numbers.map((n) => other.request(n)));
+  const { id } = await sealed.ledger.jobs.enqueue("null", null);
+  await sealed.run(id, { handlers: [handle("null", () => null)] });
+
+  expect((await sealed.enqueued(other)).map(({ payload }) => payload)).toEqual(numbers);
+  const all = await sealed.enqueued(undefined, { statuses: ["PENDING", "SUCCEEDED"] });
+  expect(all.map(({ payload }) => payload)).toEqual([...numbers, null]);
+});
+
 test("payloads are typed by the definition", () => {
   const wrong = [
     // @ts-expect-error: no such key
