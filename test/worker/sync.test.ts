@@ -20,8 +20,7 @@ const definitionsOf = async (...types: string[]) => {
   );
   return rows;
 };
-const enabledIn = async (name: string, by: Ledger = ledger) =>
-  (await by.schedules.get(name, global)).enabled;
+const enabledIn = async (name: string, by: Ledger = ledger) => (await by.schedules.get(name, global)).enabled;
 
 test("the handlers' definitions and the schedules are there when the worker has started", async () => {
   const [type, schedule] = [newName(), hourly({}, newName())];
