@@ -220,16 +220,18 @@ const sharedColumns = sql.raw(`
         worker_id, leased_at, lease_expires_at, enqueued_at, workflow_run_id, workflow_step_id, progress_done,
         progress_total, payload, checkpoint, tags`);
 
-function jobsViewWithKey(name: QualifiedName) {
+/** `more` are columns that jobs have in the queue and in the ledger, added by later migrations. */
+export function jobsViewWithKey(name: QualifiedName, more: readonly string[] = []) {
+  const last = sql.join(["limit_key", ...more].map((column) => sql.id(column)));
   return sql`
     create view ${name("jobs")} as
       select ${sharedColumns},
         null::timestamptz as ended_at, null::${name("failure_kind")} as failure_kind, null::text as error_code,
-        null::text as error_message, null::text as canceled_reason, null::jsonb as output, limit_key
+        null::text as error_message, null::text as canceled_reason, null::jsonb as output, ${last}
       from ${name("job_queue")}
       union all
       select ${sharedColumns},
-        ended_at, failure_kind, error_code, error_message, canceled_reason, output, limit_key
+        ended_at, failure_kind, error_code, error_message, canceled_reason, output, ${last}
       from ${name("job_ledger")} as ended
       where not exists (select from ${name("job_queue")} as live where live.id = ended.id)
         and not exists (

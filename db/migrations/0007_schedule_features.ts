@@ -1,4 +1,6 @@
 import { sql } from "kysely";
+import { timelineView } from "./0001_jobs.ts";
+import { jobsViewWithKey } from "./0006_limits.ts";
 import { qualifiedNames, runAll, type SchemaMigration } from "./names.ts";
 
 /** What a schedule needs to fire: settings of its target, pauses, bounds, overlap, failures; and jobs that know their tick. */
@@ -76,12 +78,21 @@ export function scheduleFeatures(schema: string): SchemaMigration {
           add constraint job_schedule_fires_target check (job_id is null or run_id is null)`,
         sql`alter table ${name("job_queue")} add column metadata jsonb`,
         sql`alter table ${name("job_ledger")} add column metadata jsonb`,
+        // Not in place, as in the migration before.
+        sql`drop view ${name("job_timeline")}`,
+        sql`drop view ${name("jobs")}`,
+        jobsViewWithKey(name, ["metadata"]),
+        timelineView(name),
       ]);
     },
     async down(db) {
       await runAll(db, [
+        sql`drop view ${name("job_timeline")}`,
+        sql`drop view ${name("jobs")}`,
         sql`alter table ${name("job_ledger")} drop column metadata`,
         sql`alter table ${name("job_queue")} drop column metadata`,
+        jobsViewWithKey(name),
+        timelineView(name),
         // A tick that was passed over is no fire to the schema before.
         sql`delete from ${name("job_schedule_fires")} where outcome = 'SKIPPED'`,
         sql`

@@ -242,6 +242,7 @@ export interface Jobs {
   leased_at: TimestampColumn | null;
   limit_key: string | null;
   max_attempts: number;
+  metadata: JsonColumn | null;
   organization_id: string | null;
   output: JsonColumn | null;
   payload: JsonColumn;

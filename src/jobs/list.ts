@@ -187,6 +187,8 @@ const columns = [
 
 const endColumns = ["ended_at", "failure_kind", "error_code", "error_message", "canceled_reason"] as const;
 
+const metadata = sql<string | null>`metadata::text`.as("metadata");
+
 function payload(p: ListPlaceholders) {
   return sql<string | null>`case when ${p.withPayload} then payload::text end`.as("payload");
 }
@@ -204,6 +206,7 @@ function liveJobs(db: Tables, p: ListPlaceholders, schema: string) {
       sql<string | null>`null::text`.as("error_code"),
       sql<string | null>`null::text`.as("error_message"),
       sql<string | null>`null::text`.as("canceled_reason"),
+      metadata,
       payload(p),
     ])
     .orderBy("q.id", "desc")
@@ -226,7 +229,7 @@ function endedJobs(db: Tables, p: ListPlaceholders, walk: Walk) {
     .where((eb) => fits("l", p, isLatest(eb)))
     .select(columns.map((column) => `l.${column}` as const))
     .select(endColumns.map((column) => `l.${column}` as const))
-    .select(payload(p))
+    .select([metadata, payload(p)])
     .orderBy("l.id", "desc")
     .limit(p.limit);
 }

@@ -10,6 +10,7 @@ import { decodeFailureKind, decodeJobStatus, type FailureKind, type JobStatus } 
 import type { ValueKind } from "../database/values/codec.ts";
 import { type ReadOptions, shownValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
+import { type ScheduleTick, tickOf } from "./tick.ts";
 
 /** What a list says of a job. */
 export interface JobSummary {
@@ -38,6 +39,8 @@ export interface JobSummary {
   readonly tags: readonly string[];
   /** The key whose limit the job runs under, or null. */
   readonly limitKey: string | null;
+  /** The tick of a schedule that it is for, or null. */
+  readonly schedule: ScheduleTick | null;
 }
 
 /** A job as it stands: its live row, else its latest run. */
@@ -96,6 +99,7 @@ const get = reading("get_job", { id: "uuid", ...scopeParameters }, (db, p) =>
       "j.workflow_step_id",
       "j.tags",
       "j.limit_key",
+      sql<string | null>`j.metadata::text`.as("metadata"),
       sql<string>`j.payload::text`.as("payload"),
       sql<string | null>`j.checkpoint::text`.as("checkpoint"),
       sql<string | null>`j.output::text`.as("output"),
@@ -131,5 +135,6 @@ export function summaryOf(row: Omit<Row, "payload" | "checkpoint" | "output">): 
     workflowStepId: row.workflow_step_id,
     tags: row.tags ?? [],
     limitKey: row.limit_key,
+    schedule: tickOf(row.metadata),
   };
 }

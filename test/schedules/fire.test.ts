@@ -55,10 +55,28 @@ describe("a tick of a job", () => {
       organizationId,
     });
     expect((await ledger.schedules.fireDue()).fired).toEqual([]);
-    expect(await ledger.schedules.fires(name, { scope: { organization: organizationId } })).toEqual({
+    const scope = { organization: organizationId };
+    expect(await ledger.jobs.get(job?.lease.jobId ?? "", scope)).toMatchObject({
+      schedule: { name, intendedAt: tick },
+    });
+    expect(await ledger.schedules.fires(name, { scope })).toEqual({
       fires: [{ intendedAt: tick, firedAt: expect.any(Date), outcome: "fired", jobId: job?.lease.jobId, runId: null }],
       next: null,
     });
+  });
+
+  test("is shown with its job, live and ended, and another job has none", async () => {
+    const { name, ticks } = await missed(database, ledger, 1);
+    await ledger.jobs.enqueue(name, {});
+    await ledger.schedules.fireDue();
+    const [one] = await jobsOf(database, name).then((jobs) => jobs.filter(({ intendedAt }) => intendedAt !== null));
+    const schedule = { name, intendedAt: ticks[0] };
+    const shown = async () => (await ledger.jobs.list({ ...globally, type: name })).jobs.map((job) => job.schedule);
+
+    expect(await shown()).toEqual([schedule, null]);
+    await finish(ledger, name);
+    expect(await shown()).toEqual([schedule, null]);
+    expect(await ledger.jobs.get(one?.id ?? "", global)).toMatchObject({ status: "SUCCEEDED", schedule });
   });
 
   test("has the limit of its definition, with the key of its payload", async () => {
