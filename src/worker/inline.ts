@@ -1,6 +1,6 @@
 /** A worker without loops, for tests: it takes what there is, runs it to the end, and answers. */
 import { performance } from "node:perf_hooks";
-import type { ClaimedJob } from "../index.ts";
+import { type ClaimedJob, LedgerError } from "../index.ts";
 import type { AttemptHost } from "./attempt.ts";
 import { Claims } from "./claims.ts";
 import type { Activity, Emit } from "./events.ts";
@@ -29,6 +29,9 @@ export class InlineWorker {
   /** Nothing is claimed ahead of free slots. Throws `config.invalid`. */
   constructor(options: WorkerOptions) {
     const settings = settingsOf({ ...options, prefetch: 0 });
+    if (settings.handlers.size === 0) {
+      throw new LedgerError("config.invalid", { message: "handlers must hold at least one handler." });
+    }
     const { ledger, concurrency, leaseSeconds, onEvent: emit } = settings;
     const crash = (error: unknown) => {
       this.#crash ??= { error };

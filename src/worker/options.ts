@@ -18,7 +18,7 @@ import type { WorkerSyncOptions } from "./sync.ts";
 export interface WorkerOptions {
   /** A ledger on a pool: not one of `ledger.in(trx)`. */
   readonly ledger: Ledger;
-  /** One for each type that this worker takes. The jobs of child runs it takes by itself. */
+  /** One for each type that this worker takes; the jobs of child runs it takes by itself. With none it takes no jobs at all. */
   readonly handlers: readonly Handler[];
   /** How many handlers run at once at most, 1 to 10 000. Default 10. */
   readonly concurrency?: number;
@@ -144,8 +144,8 @@ export function settingsOf(options: WorkerOptions): Settings {
 }
 
 function byType(handlers: readonly Handler[], standing: Handler): ReadonlyMap<string, Handler> {
-  if (!Array.isArray(handlers) || handlers.length === 0) throw invalid("handlers must hold at least one handler.");
-  const map = new Map<string, Handler>([[standing.type, standing]]);
+  if (!Array.isArray(handlers)) throw invalid("handlers must be a list of handlers.");
+  const map = new Map<string, Handler>(handlers.length === 0 ? [] : [[standing.type, standing]]);
   for (const handler of handlers) {
     if (typeof handler?.type !== "string" || typeof handler.run !== "function") {
       throw invalid("Every handler must be made by handle().");

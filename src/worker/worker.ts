@@ -162,11 +162,13 @@ export class Worker {
   }
 
   #begin(): void {
-    const { ledger, reapIntervalMs, scheduleIntervalMs, maintain } = this.#settings;
-    this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
-    this.#claimLoop.wake();
-    this.#heartLoop.wake(this.#heart.intervalMs);
-    this.#leaseWatch = setInterval(() => this.#heart.loseEnded(), this.#heart.intervalMs);
+    const { ledger, handlers, reapIntervalMs, scheduleIntervalMs, maintain } = this.#settings;
+    if (handlers.size > 0) {
+      this.#unsubscribe = ledger.onJobs(() => this.#claimLoop.wake());
+      this.#claimLoop.wake();
+      this.#heartLoop.wake(this.#heart.intervalMs);
+      this.#leaseWatch = setInterval(() => this.#heart.loseEnded(), this.#heart.intervalMs);
+    }
     if (scheduleIntervalMs !== null) {
       this.#scheduleLoop.wake(Math.min(scheduleIntervalMs, FIRST_TIMERS_MS) * Math.random());
     }

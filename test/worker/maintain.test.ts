@@ -48,6 +48,20 @@ test("with policies, what is past goes while the worker works", async () => {
   await seen(async () => (await codeOf(() => ledger.jobs.get(id, { admin: true }))) === "job.not_found");
 });
 
+test("a worker without handlers has the role, and claims nothing", async () => {
+  const { id } = await ledger.jobs.enqueue("nothing", {}, { idempotencyKey: "apart" });
+  await database.pool.query("update runledger.job_idempotency_keys set expires_at = now()");
+  const { statements } = await database.record(async () => {
+    const worker = await startWorker({ ledger, handlers: [], maintain: often });
+    await worker.event("retained", ({ keys }) => keys > 0);
+    await worker.worker.stop();
+  });
+
+  expect(statements.filter((text) => text.includes("claim"))).toEqual([]);
+  expect(await ledger.jobs.get(id, { admin: true })).toMatchObject({ status: "PENDING" });
+  await ledger.jobs.cancel(id, { scope: { admin: true } });
+});
+
 test("a worker without the role keeps nothing in order", async () => {
   const { statements } = await database.record(async () => {
     const worker = await startWorker({ ledger, handlers, maintain: false });
