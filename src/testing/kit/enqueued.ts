@@ -156,7 +156,8 @@ async function revealed({ jobs }: Ledger, type: string | undefined): Promise<(ro
     for (const { id, payload = null } of page.jobs) payloads.set(id, payload);
     after = page.next;
   }
-  return (row) => payloads.get(row.id) ?? plain(row);
+  // Null is a payload, too.
+  return (row) => payloads.get(row.id) ?? null;
 }
 
 /** As a number: whatever the service has told its driver to make of a timestamp. */
