@@ -367,7 +367,6 @@ test("an idle worker that cannot listen finds jobs by polling", async () => {
 test("handlers, options and states that make no sense are refused", async () => {
   const handler = handle("sensible", () => {});
   const refused = [
-    { handlers: {} },
     { handlers: [handler, handle("sensible", () => {})] },
     { concurrency: 0 },
     { concurrency: 1.5 },
