@@ -1,0 +1,54 @@
+/** Enqueueing: one job at a time, by one client and by many, and in batches. Nobody works on them. */
+import type { Sizes } from "../harness/sizes.ts";
+import type { Host, Part, Report, Work } from "../harness/work.ts";
+import { payloads, rate, timed } from "./parts.ts";
+
+const WARM_UP = 20;
+const BATCH = 1_000;
+
+export function enqueueOneByOne(sizes: Sizes, clients: number): Work {
+  return enqueueing(
+    `enqueue-${clients}`,
+    `enqueue one at a time, ${clients} client${clients === 1 ? "" : "s"}`,
+    (host) =>
+      counted(host, Math.floor(sizes.single / clients) * clients, (count) =>
+        Promise.all(
+          Array.from({ length: clients }, async (_, client) => {
+            for (let n = client; n < count; n += clients) await host.contestant.enqueue({ n });
+          }),
+        ),
+      ),
+  );
+}
+
+export function enqueueBatches(sizes: Sizes): Work {
+  return enqueueing("enqueue-batch", `enqueue in batches of ${BATCH}`, (host) =>
+    counted(host, sizes.batches * BATCH, async (count) => {
+      for (let from = 0; from < count; from += BATCH) await host.contestant.enqueueMany(payloads(from, BATCH));
+    }),
+  );
+}
+
+function enqueueing(id: string, title: string, enqueue: Part): Work {
+  return {
+    id,
+    title,
+    tuning: "tuned",
+    metrics: [{ name: "jobs/s", better: "more" }],
+    parts: { enqueue },
+    can: () => true,
+    run: async (stage) => {
+      const client = await stage.join();
+      return [rate(await client.play("enqueue"))];
+    },
+  };
+}
+
+/** The first ones, which open connections and compile, are not timed. Then it looks whether all are there. */
+async function counted(host: Host, count: number, enqueue: (count: number) => Promise<unknown>): Promise<Report> {
+  for (let n = 0; n < WARM_UP; n += 1) await host.contestant.enqueue({ n });
+  const ms = await timed(() => enqueue(count));
+  const units = (await host.pending()) - WARM_UP;
+  if (units !== count) throw new Error(`${units} jobs are stored, of ${count}.`);
+  return { units, ms, waits: [] };
+}
