@@ -2,7 +2,7 @@
  * `npm run bench`: runledger, a hand-written floor and other systems do the same works on one server in one run, in turns.
  *
  *   npm run bench:install            the other systems, and the Node they need, into bench/node_modules
- *   npm run bench -- --quick         about two minutes, to see where things stand
+ *   npm run bench -- --quick         about a minute, small, fewer works: to see where things stand
  *   npm run bench -- --smoke         tiny: does everything still work? Its figures mean nothing
  *   --only drain,latency             works whose ids begin so; --list names them
  *   --peers pg-boss,dbos             of the others only these; `--peers none`: only runledger and the floor
@@ -35,8 +35,10 @@ const { values } = parseArgs({
 
 const size: SizeName = values.smoke ? "smoke" : values.quick ? "quick" : "full";
 const repetitions = Number(values.repetitions ?? sizes[size].repetitions);
-const prefixes = values.only?.split(",") ?? [""];
-const chosen = works(sizes[size]).filter(({ id }) => prefixes.some((prefix) => id.startsWith(prefix)));
+const chosen = works(sizes[size]).filter(({ id }) => {
+  const beginsSo = (prefix: string) => id.startsWith(prefix);
+  return values.only?.split(",").some(beginsSo) ?? !sizes[size].skip.some(beginsSo);
+});
 
 if (values.list) print(chosen.map(({ id, title }) => `${id.padEnd(24)} ${title}`).join("\n"));
 else await bench();

@@ -31,7 +31,7 @@ export class ContestantProcess implements Player {
   static async start(options: ChildArguments, work: string): Promise<ContestantProcess> {
     const child = fork(fileURLToPath(new URL("child.ts", import.meta.url)), [JSON.stringify(options)], {
       execPath: benchNode().path,
-      execArgv: [`--import=${import.meta.resolve("tsx")}`],
+      execArgv: ["--disable-warning=DeprecationWarning", `--import=${import.meta.resolve("tsx")}`],
       // What peers log must not stand between our figures.
       stdio: ["ignore", "ignore", "inherit", "ipc"],
     });

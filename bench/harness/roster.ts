@@ -71,8 +71,8 @@ export const roster: readonly Entry[] = [
     gaps: false,
     fans: { steps: Number.POSITIVE_INFINITY },
     tuned:
-      "useListenNotify, queue notify, batchSize 500, burstWhenBatchFull, localConcurrency 2, flowIntervalSeconds 1",
-    source: "pgboss.io/api/workers, pgboss.io/api/constructor",
+      "useListenNotify, queue notify, batchSize 500, burstWhenBatchFull, localConcurrency 2, max 20; the shortest intervals that it takes for its flows: pollingIntervalSeconds and notifyPollingIntervalSeconds 0.5, flowIntervalSeconds 1",
+    source: "pgboss.io/api/workers, pgboss.io/api/constructor, pgboss.io/api/jobs (flow)",
   },
   {
     name: "dbos",

@@ -1,8 +1,10 @@
-/** A backlog of jobs that do nothing, worked off by one process; from the start of its worker to the last end that is stored. */
+/** A backlog of jobs that do nothing, worked off by one process; from the first start of a handler to the last end that is stored. */
 import { now, type Tuning } from "../harness/contestant.ts";
 import type { Sizes } from "../harness/sizes.ts";
 import type { Host, Report, Work } from "../harness/work.ts";
 import { fill, rate, stored } from "./parts.ts";
+
+const STARTING_MS = 30_000;
 
 export function drain(sizes: Sizes, tuning: Tuning): Work {
   const tuned = tuning === "tuned";
@@ -25,8 +27,8 @@ export function drain(sizes: Sizes, tuning: Tuning): Work {
 /** Of who takes longer than that, the rate until then is taken. */
 export async function drained(host: Host, count: number, withinMs: number): Promise<Report> {
   const { contestant, starts } = host;
-  const began = now();
   await contestant.work(starts.started);
+  if (!(await starts.reaches(1, STARTING_MS))) throw new Error("Nothing has started.");
   if (await starts.reaches(count, withinMs)) await stored(host, count);
-  return { units: starts.count, ms: now() - began, waits: [] };
+  return { units: starts.count, ms: now() - (starts.first ?? 0), waits: [] };
 }

@@ -3,15 +3,16 @@ import type { Sizes } from "../harness/sizes.ts";
 import type { Host, Part, Report, Work } from "../harness/work.ts";
 import { payloads, rate, timed } from "./parts.ts";
 
-const WARM_UP = 20;
 const BATCH = 1_000;
+/** What every client enqueues before time is taken: connections are open then, and code is compiled. */
+const WARM_UP = 10;
 
 export function enqueueOneByOne(sizes: Sizes, clients: number): Work {
   return enqueueing(
     `enqueue-${clients}`,
     `enqueue one at a time, ${clients} client${clients === 1 ? "" : "s"}`,
     (host) =>
-      counted(host, Math.floor(sizes.single / clients) * clients, (count) =>
+      counted(host, clients * WARM_UP, Math.floor(sizes.single / clients) * clients, (count) =>
         Promise.all(
           Array.from({ length: clients }, async (_, client) => {
             for (let n = client; n < count; n += clients) await host.contestant.enqueue({ n });
@@ -23,7 +24,7 @@ export function enqueueOneByOne(sizes: Sizes, clients: number): Work {
 
 export function enqueueBatches(sizes: Sizes): Work {
   return enqueueing("enqueue-batch", `enqueue in batches of ${BATCH}`, (host) =>
-    counted(host, sizes.batches * BATCH, async (count) => {
+    counted(host, BATCH, sizes.batches * BATCH, async (count) => {
       for (let from = 0; from < count; from += BATCH) await host.contestant.enqueueMany(payloads(from, BATCH));
     }),
   );
@@ -44,11 +45,13 @@ function enqueueing(id: string, title: string, enqueue: Part): Work {
   };
 }
 
-/** The first ones, which open connections and compile, are not timed. Then it looks whether all are there. */
-async function counted(host: Host, count: number, enqueue: (count: number) => Promise<unknown>): Promise<Report> {
-  for (let n = 0; n < WARM_UP; n += 1) await host.contestant.enqueue({ n });
+type Enqueue = (count: number) => Promise<unknown>;
+
+/** In the end it looks whether all are there. */
+async function counted(host: Host, warmUp: number, count: number, enqueue: Enqueue): Promise<Report> {
+  await enqueue(warmUp);
   const ms = await timed(() => enqueue(count));
-  const units = (await host.pending()) - WARM_UP;
+  const units = (await host.pending()) - warmUp;
   if (units !== count) throw new Error(`${units} jobs are stored, of ${count}.`);
   return { units, ms, waits: [] };
 }
