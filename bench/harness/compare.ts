@@ -49,7 +49,7 @@ export async function compare(options: CompareOptions): Promise<Result[]> {
 async function repeat(work: Work, entry: Entry, databases: Databases, size: SizeName, outcome: Outcome) {
   const players: ContestantProcess[] = [];
   try {
-    const database = await databases.fresh(entry);
+    const database = await databases.fresh(entry, size === "full");
     const stage: Stage = {
       entry,
       url: database.url,

@@ -12,12 +12,12 @@ export class Databases {
     this.#server = server;
   }
 
-  /** A fresh database; a checkpoint, so that none falls due to what was done before. */
-  async fresh(entry: Entry): Promise<TestDatabase> {
+  /** A fresh database; with a checkpoint none falls due to what was done before. */
+  async fresh(entry: Entry, checkpoint: boolean): Promise<TestDatabase> {
     const template = this.#templates.get(entry.name) ?? this.#install(entry);
     this.#templates.set(entry.name, template);
     const database = await cloneDatabase(this.#server, (await template).name);
-    await execute(this.#server, "checkpoint");
+    if (checkpoint) await execute(this.#server, "checkpoint");
     return database;
   }
 

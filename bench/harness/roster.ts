@@ -46,7 +46,7 @@ export const roster: readonly Entry[] = [
     chains: true,
     gaps: true,
     fans: { steps: Number.POSITIVE_INFINITY, "child runs": Number.POSITIVE_INFINITY },
-    tuned: "concurrency 100, batchSize 500, pool of 20",
+    tuned: "concurrency 500, batchSize 1000, prefetch 1000, pool of 20",
     source: "docs/jobs.md, src/worker/options.ts",
   },
   {
@@ -71,7 +71,7 @@ export const roster: readonly Entry[] = [
     gaps: false,
     fans: { steps: Number.POSITIVE_INFINITY },
     tuned:
-      "useListenNotify, queue notify, batchSize 500, burstWhenBatchFull, localConcurrency 2, max 20; the shortest intervals that it takes for its flows: pollingIntervalSeconds and notifyPollingIntervalSeconds 0.5, flowIntervalSeconds 1",
+      "useListenNotify, queue notify, batchSize 1000, burstWhenBatchFull, localConcurrency 4, max 20; the shortest intervals that it takes for its flows: pollingIntervalSeconds and notifyPollingIntervalSeconds 0.5, flowIntervalSeconds 1",
     source: "pgboss.io/api/workers, pgboss.io/api/constructor, pgboss.io/api/jobs (flow)",
   },
   {
@@ -96,7 +96,7 @@ export const roster: readonly Entry[] = [
     gaps: true,
     // A run has at most 1000 steps.
     fans: { steps: 998, "child runs": 998 },
-    tuned: "concurrency 50, pool of 50",
+    tuned: "concurrency 100, pool of 100",
     source: "openworkflow.dev/docs/production (concurrency tuning)",
   },
 ];

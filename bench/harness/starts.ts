@@ -3,25 +3,18 @@ import { now, type Payload } from "./contestant.ts";
 
 export class Starts {
   #count = 0;
-  #first: number | undefined;
   #waits: number[] = [];
   #needed = Number.POSITIVE_INFINITY;
   #reached: () => void = () => {};
 
   readonly started = ({ at }: Payload): void => {
     this.#count += 1;
-    this.#first ??= now();
     if (at !== undefined) this.#waits.push(now() - at);
     if (this.#count >= this.#needed) this.#reached();
   };
 
   get count(): number {
     return this.#count;
-  }
-
-  /** When the first one started. */
-  get first(): number | undefined {
-    return this.#first;
   }
 
   /** In milliseconds, of those that said since when. */
@@ -32,7 +25,6 @@ export class Starts {
   /** Forgets what was. */
   reset(): void {
     this.#count = 0;
-    this.#first = undefined;
     this.#waits = [];
   }
 

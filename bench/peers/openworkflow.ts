@@ -4,7 +4,7 @@ import { BackendPostgres } from "openworkflow/postgres";
 import postgres from "postgres";
 import { type Contestant, type Fan, now, type Payload, type Started, type Tuning } from "../harness/contestant.ts";
 
-const CONNECTIONS = 50;
+const CONNECTIONS = 100;
 /** It has no call for many: so many are under way at once. */
 const CLIENTS = 16;
 

@@ -9,9 +9,9 @@ const settings = {
   tuned: {
     instance: { max: 20, useListenNotify: true, flowIntervalSeconds: 1 },
     worker: {
-      batchSize: 500,
+      batchSize: 1_000,
       burstWhenBatchFull: true,
-      localConcurrency: 2,
+      localConcurrency: 4,
       pollingIntervalSeconds: 0.5,
       notifyPollingIntervalSeconds: 0.5,
     },

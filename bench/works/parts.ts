@@ -32,7 +32,11 @@ export const collect: Part = async (host, count) => {
 };
 
 export async function stored({ starts, pending }: Host, count: number): Promise<void> {
-  while ((await pending()) > 0) await pause(LOOK_MS);
+  const end = now() + PATIENCE_MS;
+  while ((await pending()) > 0) {
+    if (now() > end) throw new Error(`Not all of ${count} have ended.`);
+    await pause(LOOK_MS);
+  }
   if (starts.count !== count) throw new Error(`${starts.count} have started, of ${count}.`);
 }
 
