@@ -26,8 +26,7 @@ process.on("message", async (order: Order) => {
   } else {
     await worker?.stop({ timeoutMs: 1000 });
     await pool?.end();
-    answer({ intervals });
-    process.disconnect();
+    answer({ intervals }, () => process.disconnect());
   }
 });
 
@@ -52,6 +51,6 @@ function report(): void {
   unreported = 0;
 }
 
-function answer(value: Answer): void {
-  process.send?.(value);
+function answer(value: Answer, sent = () => {}): void {
+  process.send?.(value, sent);
 }
