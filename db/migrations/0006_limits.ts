@@ -171,14 +171,14 @@ function triggers(name: QualifiedName) {
     begin
       if tg_op <> 'INSERT' then
         if old.status = 'LEASED' and old.limit_key is not null and (tg_op = 'DELETE' or new.status <> 'LEASED') then
-          ${wake(name, "old", "''", "now()")};
+          ${freed(name)};
         end if;
         if tg_op = 'DELETE' then
           return null;
         end if;
       end if;
       if new.status = 'PENDING' and new.limit_key is not null then
-        ${wake(name, "new", "new.type", "new.run_at")};
+        ${wake(name)};
       end if;
       return null;
     end
@@ -195,22 +195,31 @@ function triggers(name: QualifiedName) {
   ];
 }
 
+const wakeColumns = sql.raw("tenant, key, due_at, type, priority, job_id, concurrency, starts, period_seconds");
+
+/** A slot came free. Each writes its wake: to look for another that would do costs as much again. */
+function freed(name: QualifiedName) {
+  return sql`
+    insert into ${name("job_limit_wakes")} (${wakeColumns}) values
+      (coalesce(old.organization_id::text, 'global'), old.limit_key, now(), '', old.priority, old.id,
+        old.limit_concurrency, old.limit_starts, old.limit_period_seconds)`;
+}
+
 /**
  * One that this transaction has written, and that says the same, will do: both are seen from its commit on. A batch of
  * jobs of one key leaves one wake. Only the key finds it: the other indexes would go through all keys of the batch.
  */
-function wake(name: QualifiedName, row: "old" | "new", type: string, dueAt: string) {
-  const [job, forType, due] = [sql.raw(row), sql.raw(type), sql.raw(dueAt)];
+function wake(name: QualifiedName) {
   return sql`
-    insert into ${name("job_limit_wakes")}
-      (tenant, key, due_at, type, priority, job_id, concurrency, starts, period_seconds)
-    select coalesce(${job}.organization_id::text, 'global'), ${job}.limit_key, ${due}, ${forType}, ${job}.priority,
-      ${job}.id, ${job}.limit_concurrency, ${job}.limit_starts, ${job}.limit_period_seconds
+    insert into ${name("job_limit_wakes")} (${wakeColumns})
+    select coalesce(new.organization_id::text, 'global'), new.limit_key, new.run_at, new.type, new.priority, new.id,
+      new.limit_concurrency, new.limit_starts, new.limit_period_seconds
     where not exists (
       select from ${name("job_limit_wakes")} as w
-      where w.tenant = coalesce(${job}.organization_id::text, 'global') and w.key = ${job}.limit_key
-        and w.due_at = ${due} and (w.type, w.priority, w.concurrency, w.starts, w.period_seconds) is not distinct from
-          (${forType}, ${job}.priority, ${job}.limit_concurrency, ${job}.limit_starts, ${job}.limit_period_seconds)
+      where w.tenant = coalesce(new.organization_id::text, 'global') and w.key = new.limit_key
+        and w.due_at = new.run_at and (w.type, w.priority, w.concurrency, w.starts, w.period_seconds)
+          is not distinct from
+          (new.type, new.priority, new.limit_concurrency, new.limit_starts, new.limit_period_seconds)
         and w.xmin = pg_current_xact_id()::xid
     )`;
 }
