@@ -2,7 +2,7 @@
 import { setImmediate } from "node:timers/promises";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
-import { createLedger, defineJob, typed } from "../src/index.ts";
+import { createLedger, defineJob, prepared, typed } from "../src/index.ts";
 import { createWorker, handle, type Worker } from "../src/worker/index.ts";
 
 /** Key, begin and end, in seconds of the machine's monotonic clock, which all processes share. */
@@ -18,7 +18,7 @@ let unreported = 0;
 
 process.on("message", async (order: Order) => {
   if ("prepare" in order) {
-    worker = await prepared(order.prepare);
+    worker = await workerOn(order.prepare);
     answer({ ready: true });
   } else if ("start" in order) {
     await worker?.start();
@@ -30,8 +30,8 @@ process.on("message", async (order: Order) => {
   }
 });
 
-async function prepared(url: string): Promise<Worker> {
-  pool = new pg.Pool({ connectionString: url, max: 8 });
+async function workerOn(url: string): Promise<Worker> {
+  pool = prepared(new pg.Pool({ connectionString: url, max: 8 }));
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) });
   const handlers = ["limited", "free"].map((type) =>
     handle(defineJob(type, { input: typed<{ key: string }>() }), async ({ payload: { key } }) => {

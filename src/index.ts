@@ -3,6 +3,7 @@ export type { JsonArray, JsonObject, JsonPrimitive, JsonValue } from "./database
 export type { Counts, CountsByType } from "./database/counts.ts";
 export { ledgerErrorOf } from "./database/failures.ts";
 export type { ListenConnection, ListenSource, NotificationHandler } from "./database/listener.ts";
+export { type ConnectingPool, type PreparingClient, prepared } from "./database/prepared.ts";
 export { DEFAULT_SCHEMA } from "./database/schema.ts";
 export type { Scope } from "./database/scope.ts";
 export type {
