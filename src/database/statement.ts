@@ -15,16 +15,31 @@ import {
 } from "kysely";
 import type { Executor } from "./executor.ts";
 import { failure } from "./failures.ts";
-import { type Arguments, bind, type ParameterTypes, type Placeholders, placeholders } from "./parameters.ts";
+import {
+  type Arguments,
+  bind,
+  type ParameterTypes,
+  Placeholder,
+  type Placeholders,
+  placeholders,
+} from "./parameters.ts";
 import { retrying } from "./retry.ts";
 import type { LedgerTables } from "./tables.ts";
+
+/** Constants are literals: no plan for any values could use a partial index whose predicate is a parameter's matter. */
+class StatementCompiler extends PostgresQueryCompiler {
+  protected override appendValue(value: unknown): void {
+    if (value instanceof Placeholder) super.appendValue(value);
+    else this.appendImmediateValue(value);
+  }
+}
 
 const compiler = new Kysely<LedgerTables>({
   dialect: {
     createAdapter: () => new PostgresAdapter(),
     createDriver: () => new DummyDriver(),
     createIntrospector: (db) => new PostgresIntrospector(db),
-    createQueryCompiler: () => new PostgresQueryCompiler(),
+    createQueryCompiler: () => new StatementCompiler(),
   },
 });
 

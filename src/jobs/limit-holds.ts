@@ -7,9 +7,9 @@ import { everyType, type WithLook, withWakeTypes } from "./limit-wakes.ts";
 
 /** Keys in one hold at most: as many as jobs are wanted, and some more, because a key may turn out to be full. */
 const MAX_HELD = 300;
-const MORE_HELD = 10;
+const MORE_HELD = 5;
 /** Wakes that are gone through for each key to hold: keys have several, and other sessions hold some. */
-const WAKES_PER_KEY = 10;
+const WAKES_PER_KEY = 5;
 
 export const holdOfTypes = writing("hold_job_limits", { limit: "int4", types: "text[]" }, (db, p, schema) =>
   hold(
@@ -31,7 +31,8 @@ export const holdOfAll = writing("hold_job_limits_of_all_types", { limit: "int4"
 /**
  * `wake_lane` and `due_wake` find the first wakes in order, as a claim's lanes find jobs; `wanted_key` are their keys.
  * `locked` takes the rows of those that nobody holds, and no more than it needs. A key's first claim makes its
- * row, under an advisory lock that is only tried, so that two do not wait for each other.
+ * row when the key is among the first that are wanted, under an advisory lock that is only tried, so that two do not wait
+ * for each other.
  */
 function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: string) {
   const keys = sql<number>`least(${limit} + ${sql.lit(MORE_HELD)}, ${sql.lit(MAX_HELD)})`;
@@ -100,7 +101,7 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
       (cte) => cte("new_key").materialized(),
       (qb) =>
         qb
-          .selectFrom("wanted_key as w")
+          .selectFrom((eb) => eb.selectFrom("wanted_key").selectAll().limit(keys).as("w"))
           .where((eb) =>
             eb.not(
               eb.exists(
@@ -112,8 +113,7 @@ function hold(db: QueryCreator<WithLook>, limit: RawBuilder<number>, schema: str
               ),
             ),
           )
-          .select(["w.tenant", "w.key"])
-          .limit(keys),
+          .select(["w.tenant", "w.key"]),
     )
     .with("entered", (qb) =>
       qb

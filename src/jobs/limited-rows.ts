@@ -293,7 +293,18 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
         (qb) =>
           qb
             .selectFrom("key_after as k")
-            .innerJoin("key_lane as l", (join) => join.onRef("l.tenant", "=", "k.tenant").onRef("l.key", "=", "k.key"))
+            // From the keys that have room left, which are few: as a join it may be made of all lanes with all keys.
+            .innerJoinLateral(
+              (eb) =>
+                eb
+                  .selectFrom("key_lane as l")
+                  .whereRef("l.tenant", "=", "k.tenant")
+                  .whereRef("l.key", "=", "k.key")
+                  .selectAll("l")
+                  .offset(0)
+                  .as("l"),
+              (join) => join.onTrue(),
+            )
             .innerJoinLateral(
               (eb) =>
                 eb
