@@ -157,6 +157,13 @@ test("the worker may run every statement, by the plan that the owner has", async
   }
 });
 
+test("no statement reads a whole table, by a plan for any values, as a named statement may get it", async () => {
+  const owners = await plansOf(database.pool);
+  expect(
+    [...owners].flatMap(([name, plan]) => scannedWhole(plan).map((table) => `${name} reads all of ${table}`)),
+  ).toEqual([]);
+});
+
 test.each(["enqueuer", "reader", "admin"] as const)(
   "no statement of the %s reads a whole table that the owner's does not",
   async (kind) => {
