@@ -6,6 +6,3 @@ export const SAMPLE = Number(asked ?? 120);
 
 /** Orders of two operations that are all played; of more, so many in order and half as many at random. When asked, all. */
 export const MOST_OF_A_PAIR = asked === undefined ? 12 : Number.POSITIVE_INFINITY;
-
-/** The same for pairs on one run, where most of what can go wrong does. */
-export const MOST_ON_ONE_RUN = asked === undefined ? 30 : Number.POSITIVE_INFINITY;
