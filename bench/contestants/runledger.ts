@@ -8,6 +8,7 @@ import {
   defineWorkflow,
   type GraphSpec,
   type Ledger,
+  prepared,
   type StepRef,
   typed,
   WorkflowBuilder,
@@ -25,7 +26,10 @@ const item = defineWorkflow("item", {
 });
 
 export async function open(url: string, tuning: Tuning): Promise<Contestant> {
-  const pool = new pg.Pool({ connectionString: url, ...(tuning === "tuned" ? { max: 20 } : {}) });
+  const pool =
+    tuning === "tuned"
+      ? prepared(new pg.Pool({ connectionString: url, max: 20 }))
+      : new pg.Pool({ connectionString: url });
   pool.on("error", () => {});
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) });
   const ledger = createLedger({ db, listen: () => new pg.Client({ connectionString: url }) });
