@@ -1,4 +1,4 @@
-/** Ended jobs that are to live again, by a requeue or a replay, each with the active key that it had (FEATURES F-J9, F-J12). */
+/** Ended jobs that are to live again, by a requeue or a replay, as they were and with the active key that they had (FEATURES F-J9, F-J12). */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { sameTenant } from "../database/live-keys.ts";
 import type { LedgerTables } from "../database/tables.ts";
@@ -24,4 +24,16 @@ export function activeKeyTaken(tables: QueryCreator<LedgerTables>, row: string):
     when ${place} > 1 then true
     else (${holder}) is not null
   end`;
+}
+
+/** The run of the ledger that `is` names by id and run number: what the job that lives again keeps. */
+export function endedRun(tables: QueryCreator<LedgerTables>, is: RawBuilder<boolean>) {
+  return (
+    tables
+      .selectFrom("job_ledger")
+      .where(is)
+      .selectAll()
+      // Says nothing new, but keeps the planner from reading all of the ledger for a batch.
+      .limit(1)
+  );
 }

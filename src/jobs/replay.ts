@@ -14,7 +14,7 @@ import { type Remembered, remembered, sameRequest } from "../database/values/sam
 import { optionalText, storedValues } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
-import { activeKeyTaken } from "./active-again.ts";
+import { activeKeyTaken, endedRun } from "./active-again.ts";
 import { validName } from "./arguments.ts";
 import { settingColumns } from "./ending.ts";
 import { type EnqueuedJob, insertedJob } from "./insertion.ts";
@@ -198,14 +198,7 @@ const replay = writing("replay_jobs", replayParameters, (db, p, schema) =>
           eb
             .selectFrom("taken as t")
             .innerJoinLateral(
-              (lateral) =>
-                lateral
-                  .selectFrom("job_ledger")
-                  .where(sql<boolean>`id = t.source_job_id and run_number = t.source_run_number`)
-                  .selectAll()
-                  // Says nothing new, but keeps the planner from reading all of the ledger for a batch.
-                  .limit(1)
-                  .as("l"),
+              () => endedRun(qb, sql<boolean>`id = t.source_job_id and run_number = t.source_run_number`).as("l"),
               (join) => join.onTrue(),
             )
             .select([

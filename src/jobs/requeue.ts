@@ -14,7 +14,7 @@ import { requireReadCommitted } from "../database/transaction.ts";
 import { storedValue, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import { boundedHere, boundedInCaller, lockWaitFor } from "../locks/wait.ts";
-import { activeKeyTaken } from "./active-again.ts";
+import { activeKeyTaken, endedRun } from "./active-again.ts";
 import { validInteger, validName } from "./arguments.ts";
 import { settingColumns } from "./ending.ts";
 import { withLatest } from "./latest.ts";
@@ -236,14 +236,7 @@ const requeue = writing("requeue_jobs", requeueParameters, (db, p, schema) =>
           eb
             .selectFrom("noted as n")
             .innerJoinLateral(
-              (lateral) =>
-                lateral
-                  .selectFrom("job_ledger")
-                  .where(sql<boolean>`id = n.job_id and run_number = n.run_number - 1`)
-                  .selectAll()
-                  // Says nothing new, but keeps the planner from reading all of the ledger for a batch.
-                  .limit(1)
-                  .as("l"),
+              () => endedRun(qb, sql<boolean>`id = n.job_id and run_number = n.run_number - 1`).as("l"),
               (join) => join.onTrue(),
             )
             .select([

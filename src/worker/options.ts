@@ -220,9 +220,14 @@ function workflowsIn(workflows: WorkerOptions["workflows"] = []): readonly AnyWo
 function syncIn(sync: WorkerOptions["sync"] = false): WorkerSyncOptions | null {
   if (typeof sync === "boolean") return sync ? {} : null;
   if (typeof sync !== "object" || sync === null) throw invalid("sync must be a boolean or an object.");
-  const { mode, catalogue, schedules, ...unknown } = sync;
+  const { mode, catalogue: _catalogue, schedules, ...unknown } = sync;
   const [name] = Object.keys(unknown);
   if (name !== undefined) throw invalid(`There is no option sync.${name}.`);
+  if (mode !== undefined && mode !== "additive" && mode !== "exact") {
+    throw invalid("sync.mode must be additive or exact.");
+  }
+  if (schedules !== undefined && !Array.isArray(schedules))
+    throw invalid("sync.schedules must be a list of schedules.");
   return sync;
 }
 

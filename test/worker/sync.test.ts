@@ -91,6 +91,8 @@ test("a worker that is stopped while it syncs does not start, nor is it started 
 test.each([
   ["a word", { sync: "exact" }],
   ["null", { sync: null }],
+  ["a mode that there is not", { sync: { mode: "exactly" } }],
+  ["schedules that are no list", { sync: { schedules: {} } }],
   ["an option that there is not", { sync: { modus: "exact" } }],
 ])("sync as %s is refused when the worker is made", (_, wrong) => {
   const options = { ledger, handlers: handlersOf("refused"), ...wrong };
