@@ -12,6 +12,11 @@ export function toDateOrNull(value: unknown): Date | null {
   return value === null || value === undefined ? null : toDate(value);
 }
 
+/** Microseconds since 1970, as an int8 column: nothing to parse where rows come by the thousand. */
+export function dateOfMicroseconds(value: unknown): Date {
+  return new Date(Math.floor(Number(value) / 1000));
+}
+
 /** PostgreSQL writes `2026-11-21 04:03:00.123456+00`, and JavaScript reads at most milliseconds of it for sure. */
 function isoOf(text: string): string {
   const match = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,3})?\d*([+-]\d\d)?(?::?(\d\d))?/.exec(text);

@@ -74,9 +74,26 @@ type ColumnsOf<C extends Record<string, RawBuilder<unknown>>> = {
 /** The row type of a FROM item that `rowsOf` made. */
 export type RowOf<T> = T extends AliasedRawBuilder<infer Row, string> ? Row : never;
 
-/** A FROM item that turns parallel arrays into rows: `unnest($1::uuid[], $2::int4[]) as input(id, n)`. */
+/** A FROM item that turns parallel arrays into rows: `unnest((select $1::uuid[]), (select $2::int4[])) as input(id, n)`. */
 export function rowsOf<A extends string, C extends Record<string, RawBuilder<unknown>>>(alias: A, columns: C) {
   const names = sql.join(Object.keys(columns).map((name) => sql.id(name)));
-  const values = sql.join(Object.values(columns));
+  const values = sql.join(Object.values(columns).map(unseen));
   return sql<ColumnsOf<C>>`unnest(${values})`.as<A>(sql`${sql.id(alias)}(${names})`);
+}
+
+/** The same with the `place` of each row, from 1 on. */
+export function numberedRowsOf<A extends string, C extends Record<string, RawBuilder<unknown>>>(alias: A, columns: C) {
+  const names = sql.join([...Object.keys(columns), "place"].map((name) => sql.id(name)));
+  const values = sql.join(Object.values(columns).map(unseen));
+  return sql<ColumnsOf<C> & { place: string }>`unnest(${values}) with ordinality`.as<A>(
+    sql`${sql.id(alias)}(${names})`,
+  );
+}
+
+/**
+ * The value out of the planner's sight. It would take a plan for this very value to be cheaper than one for any, and
+ * plan a prepared statement anew at each call, which costs more than most of them take to run.
+ */
+export function unseen<T>(value: RawBuilder<T>): RawBuilder<T> {
+  return sql<T>`(select ${value})`;
 }

@@ -1,9 +1,9 @@
 /** Claim: due jobs in (priority desc, run_at, id) order, never the same twice (FEATURES F-J4). */
 import { type QueryCreator, sql } from "kysely";
 import type { JsonValue } from "../database/column-types.ts";
-import { toDate } from "../database/decode.ts";
+import { dateOfMicroseconds, toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import type { Placeholders } from "../database/parameters.ts";
+import { type Placeholders, unseen } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
@@ -77,8 +77,13 @@ export async function claimJobs(executor: Executor, options: ClaimOptions): Prom
     const part = { ...request, limit: request.limit - claimed.length };
     const { rows, more } = await claimOnce(executor, part, tries === MAX_TRIES);
     claimed.push(...rows.filter(isFound));
-    if (!more || tries === MAX_TRIES || claimed.length >= request.limit) return decoded(executor, claimed);
+    if (!more || tries === MAX_TRIES || claimed.length >= request.limit) break;
   }
+  return decoded(executor, request.workerId, claimed.sort(inOrder));
+}
+
+function inOrder(a: FoundRow, b: FoundRow): number {
+  return b.priority - a.priority || Number(a.run_at) - Number(b.run_at) || (a.id < b.id ? -1 : 1);
 }
 
 function prepared(options: ClaimOptions): ClaimRequest {
@@ -106,7 +111,7 @@ async function claimOnce(
       ? await claimOfAll.execute(executor, given)
       : await claimOfTypes.execute(executor, { ...given, types });
   if (rows[0]?.limited === true) return claimLimited(executor, request);
-  return { rows, more: rows.every(({ id }) => id === null) && Number(rows[0]?.peeked ?? 0) > 0 };
+  return { rows, more: rows.every(({ id }) => id === null) && toNumber(rows[0]?.peeked ?? 0) > 0 };
 }
 
 const parameters = { ...claimParameters, inLaneOrder: "bool", unlimitedOnly: "bool" } as const;
@@ -132,17 +137,19 @@ const claimOfAll = writing("claim_jobs_of_all_types", parameters, (db, p) =>
  * Sessions that hold all that was peeked at, however long, would hide what comes after. With `inLaneOrder`
  * nothing is peeked: lane after lane, highest priority first, gives what it has until there is enough.
  *
- * Jobs with a limit are in no lane. Where one of them may be next, nothing is claimed: `limited` says so.
+ * Jobs with a limit are in no lane. Where one of them may be next, nothing is claimed: `limited` says so. A claim of
+ * nothing answers one row without a job.
  */
 function claim(db: QueryCreator<WithLanes & WithLook>, p: Placeholders<typeof parameters>) {
   const free = sql<boolean>`not (select limits.found from limits)`;
+  const limit = unseen(p.limit);
   return db
     .with(
       (cte) => cte("limits").materialized(),
       (qb) => qb.selectNoFrom(sql<boolean>`not ${p.unlimitedOnly} and ${anyWakeDue(qb)}`.as("found")),
     )
     .with("peeked", (qb) =>
-      nextInLanes(qb, p.limit)
+      nextInLanes(qb, limit)
         .where(free)
         .where(sql<boolean>`(select count(*) from lane) > 1 and not ${p.inLaneOrder}`)
         .select(["l.type", "l.priority"]),
@@ -157,21 +164,25 @@ function claim(db: QueryCreator<WithLanes & WithLook>, p: Placeholders<typeof pa
             .selectFrom("lane as l")
             .where(free)
             .where(sql<boolean>`(select count(*) from lane) = 1 or ${p.inLaneOrder}`)
-            .select(["l.type", "l.priority", sql<number>`${p.limit}`.as("jobs")]),
+            .select(["l.type", "l.priority", sql<number>`${limit}`.as("jobs")]),
         ),
     )
     .with(
       (cte) => cte("due").materialized(),
-      (qb) => lockedOfQuota(qb, p.limit),
+      (qb) => lockedOfQuota(qb, limit),
     )
-    .with("claimed", (qb) => leased(qb, sql`select id from due`, p))
+    .with("claimed", (qb) => leased(qb, sql`select tid from due`, p))
     .selectFrom("limits")
-    .leftJoin("claimed as c", (join) => join.onTrue())
+    .leftJoin("claimed as c", (join) => join.on(sql<boolean>`false`))
+    .where(sql<boolean>`not exists (select from claimed)`)
     .selectAll("c")
-    .select(["limits.found as limited", sql<string>`(select count(*) from peeked)`.as("peeked")])
-    .orderBy("c.priority", "desc")
-    .orderBy("c.run_at")
-    .orderBy("c.id");
+    .select(["limits.found as limited", sql<number>`(select count(*) from peeked)::int4`.as("peeked")])
+    .unionAll((eb) =>
+      eb
+        .selectFrom("claimed as c")
+        .selectAll("c")
+        .select([sql<boolean>`false`.as("limited"), sql<number>`0`.as("peeked")]),
+    );
 }
 
 type ClaimedRow = Omit<Awaited<ReturnType<typeof claimOfAll.execute>>[number], "limited" | "peeked">;
@@ -190,7 +201,7 @@ function isFound(row: ClaimedRow): row is ClaimedRow & FoundRow {
   return row.id !== null;
 }
 
-async function decoded({ settings }: Executor, rows: readonly FoundRow[]): Promise<ClaimedJob[]> {
+async function decoded({ settings }: Executor, workerId: string, rows: readonly FoundRow[]): Promise<ClaimedJob[]> {
   const payloads = await readValues(
     settings.values,
     "payload",
@@ -203,28 +214,28 @@ async function decoded({ settings }: Executor, rows: readonly FoundRow[]): Promi
   );
   return rows.map((row, place) => {
     const undecodable = payloads.errors.get(place) ?? checkpoints.errors.get(place);
-    if (undecodable !== undefined) return undecodableJob(row, undecodable);
-    return claimedJob(row, payloads.at(place), checkpoints.at(place));
+    if (undecodable !== undefined) return undecodableJob(row, workerId, undecodable);
+    return claimedJob(row, workerId, payloads.at(place), checkpoints.at(place));
   });
 }
 
 /** Whoever overlooks that it could not be decoded is not given something else for it. */
-function undecodableJob(row: FoundRow, undecodable: LedgerError): ClaimedJob {
+function undecodableJob(row: FoundRow, workerId: string, undecodable: LedgerError): ClaimedJob {
   const refuse = (): never => {
     throw undecodable;
   };
   const refused = { get: refuse, enumerable: true };
-  const job = { ...claimedJob(row, null, null), undecodable };
+  const job = { ...claimedJob(row, workerId, null, null), undecodable };
   return Object.defineProperties(job, { payload: refused, checkpoint: refused });
 }
 
-function claimedJob(row: FoundRow, payload: JsonValue, checkpoint: JsonValue | null): ClaimedJob {
+function claimedJob(row: FoundRow, workerId: string, payload: JsonValue, checkpoint: JsonValue | null): ClaimedJob {
   return {
     lease: {
       jobId: row.id,
       runNumber: row.run_number,
       attempt: row.attempt,
-      workerId: row.worker_id,
+      workerId,
       workflowRunId: row.workflow_run_id,
     },
     type: row.type,
@@ -235,9 +246,9 @@ function claimedJob(row: FoundRow, payload: JsonValue, checkpoint: JsonValue | n
     priority: row.priority,
     maxAttempts: row.max_attempts,
     timeoutSeconds: row.timeout_seconds,
-    runAt: toDate(row.run_at),
-    enqueuedAt: toDate(row.enqueued_at),
-    leaseExpiresAt: toDate(row.lease_expires_at),
+    runAt: dateOfMicroseconds(row.run_at),
+    enqueuedAt: dateOfMicroseconds(row.enqueued_at),
+    leaseExpiresAt: dateOfMicroseconds(row.lease_expires_at),
     workflowStepId: row.workflow_step_id,
     tags: row.tags ?? [],
     schedule: tickOf(row.metadata),

@@ -161,9 +161,19 @@ export function typed<T>(): StandardSchemaV1<T, T> {
   return { "~standard": { version: 1, vendor: "runledger", validate: (value) => ({ value: value as T }) } };
 }
 
-/** What the schema makes of the value, or `payload.invalid` with the paths, not the values, that do not fit. */
-export async function parsed<Payload>(schema: StandardSchemaV1<unknown, Payload>, value: unknown): Promise<Payload> {
-  const result = await schema["~standard"].validate(value);
+/**
+ * What the schema makes of the value, or `payload.invalid` with the paths, not the values, that do not fit. A promise only
+ * where the schema itself takes one.
+ */
+export function parsed<Payload>(
+  schema: StandardSchemaV1<unknown, Payload>,
+  value: unknown,
+): Payload | Promise<Payload> {
+  const result = schema["~standard"].validate(value);
+  return result instanceof Promise ? result.then(valueIn) : valueIn(result);
+}
+
+function valueIn<Payload>(result: StandardSchemaV1.Result<Payload>): Payload {
   if (result.issues === undefined) return result.value;
   const paths = result.issues.map(({ path = [] }) =>
     path.map((segment) => String(typeof segment === "object" ? segment.key : segment)).join("."),

@@ -1,5 +1,6 @@
 /** How a live job becomes a row of the ledger: the one list of columns that moves. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import type { JsonColumn } from "../database/column-types.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { limitColumns } from "./limits.ts";
@@ -71,10 +72,12 @@ export function canceledOfQueue(schema: string, reason: RawBuilder<string | null
   return endedOfQueue(schema, "CANCELED", sql<string | null>`${reason}`);
 }
 
-function endedOfQueue<Reason extends string | null>(
+/** The same with any end but a failure. */
+export function endedOfQueue<Reason extends string | null>(
   schema: string,
   status: "SUCCEEDED" | "CANCELED",
   reason: RawBuilder<Reason>,
+  output: RawBuilder<JsonColumn | null> = sql<null>`null::jsonb`,
 ) {
   return [
     ...keptOfQueue,
@@ -84,7 +87,7 @@ function endedOfQueue<Reason extends string | null>(
     sql<null>`null::text`.as("error_code"),
     sql<null>`null::text`.as("error_message"),
     reason.as("canceled_reason"),
-    sql<null>`null::jsonb`.as("output"),
+    output.as("output"),
   ] as const;
 }
 

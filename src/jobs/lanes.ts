@@ -135,7 +135,7 @@ export function lockedOfQuota(qb: QueryCreator<LedgerTables & { quota: QuotaRow 
             .whereRef("q.type", "=", "o.type")
             .whereRef("q.priority", "=", "o.priority")
             .where("q.run_at", "<=", sql<Date>`now()`)
-            .select("q.id")
+            .select(rowPlace)
             .orderBy("q.run_at")
             .orderBy("q.id")
             .limit(sql<number>`o.jobs`)
@@ -144,26 +144,28 @@ export function lockedOfQuota(qb: QueryCreator<LedgerTables & { quota: QuotaRow 
             .as("next"),
         (join) => join.onTrue(),
       )
-      .select("next.id")
+      .select("next.tid")
       // Says nothing new, but tells the planner how few rows come out.
       .limit(limit)
   );
 }
 
+/** Where a row of job_queue `q` is stored: a row that this statement has locked stays there for the rest of it. */
+export const rowPlace = sql<string>`q.ctid`.as("tid");
+
+/** What a claim answers. Times as numbers: a driver takes as long to read one as for the rest of the row. */
 const claimedColumns = [
   "q.id",
   "q.run_number",
   "q.attempt",
-  "q.worker_id",
   "q.type",
   "q.organization_id",
   "q.priority",
   "q.max_attempts",
   "q.timeout_seconds",
-  "q.run_at",
-  "q.enqueued_at",
-  "q.leased_at",
-  "q.lease_expires_at",
+  microseconds("run_at"),
+  microseconds("enqueued_at"),
+  microseconds("lease_expires_at"),
   "q.workflow_run_id",
   "q.workflow_step_id",
   "q.tags",
@@ -173,11 +175,18 @@ const claimedColumns = [
   sql<string | null>`q.metadata::text`.as("metadata"),
 ] as const;
 
-/** Leases the locked jobs of `ids`. An array, not a join: whatever the planner thinks of the numbers, rows are found by primary key. */
-export function leased(qb: QueryCreator<LedgerTables>, ids: RawBuilder<unknown>, p: ClaimPlaceholders) {
+function microseconds<Column extends "run_at" | "enqueued_at" | "lease_expires_at">(column: Column) {
+  return sql<string>`(date_part('epoch', ${sql.ref(`q.${column}`)}) * 1000000)::int8`.as(column);
+}
+
+/**
+ * Leases the locked jobs at `places`. By place, not by id: they need not be looked up again, whatever the planner thinks of
+ * their number. One that another session changed between this statement's snapshot and the lock is left for the next claim.
+ */
+export function leased(qb: QueryCreator<LedgerTables>, places: RawBuilder<unknown>, p: ClaimPlaceholders) {
   return qb
     .updateTable("job_queue as q")
-    .where(sql<boolean>`q.id = any(array(${ids}))`)
+    .where(sql<boolean>`q.ctid = any(array(${places}))`)
     .set((eb) => ({
       status: "LEASED",
       attempt: eb("q.attempt", "+", 1),

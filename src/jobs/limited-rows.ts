@@ -8,6 +8,7 @@ import {
   leased,
   lockedOfQuota,
   nextInLanes,
+  rowPlace,
   startable,
   type WithWanted,
   withGivenTypes,
@@ -254,11 +255,13 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
             .selectFrom("job_queue as q")
             .where(sql<boolean>`q.id = any(array(select id from next where has_limit))`)
             .where("q.status", "=", "PENDING")
-            .select("q.id")
+            .select(rowPlace)
             .forUpdate("q")
             .skipLocked(),
       )
-      .with("claimed", (qb) => leased(qb, sql`select id from due union all select id from due_of_keys`, p))
+      .with("claimed", (qb) =>
+        leased(qb, sql`select tid from due union all select tid from due_of_keys`, p).returning("q.leased_at"),
+      )
       .with("taken", (qb) =>
         qb
           .selectFrom("claimed as q")
@@ -426,9 +429,6 @@ function claimHeld(db: QueryCreator<WithWanted>, p: HeldPlaceholders, isWanted: 
       )
       .leftJoin("claimed as c", (join) => join.onTrue())
       .selectAll("c")
-      .orderBy("c.priority", "desc")
-      .orderBy("c.run_at")
-      .orderBy("c.id")
   );
 }
 

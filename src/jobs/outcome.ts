@@ -98,7 +98,9 @@ const noValues: StoredOutcome = { output: null, checkpoint: null };
 export function prepareOutcome(settlement: Settlement, values = noValues): PreparedOutcome {
   const { output } = values;
   const lease = validLease(settlement.lease);
-  if ("success" in settlement) return { ...noFailure, lease, output };
+  if ("success" in settlement) {
+    return { lease, kind: null, output, code: null, message: null, notBefore: null };
+  }
   if ("snooze" in settlement) return { ...noFailure, lease, ...snoozed(settlement.snooze) };
   if ("continuation" in settlement) {
     return { ...noFailure, lease, output, again: continued(settlement.continuation, values) };
@@ -108,10 +110,12 @@ export function prepareOutcome(settlement: Settlement, values = noValues): Prepa
 
 const noFailure = { kind: null, output: null, code: null, message: null, notBefore: null } as const;
 
-function validLease({ jobId, workflowRunId, ...rest }: Lease): Lease {
+function validLease({ jobId, runNumber, attempt, workerId, workflowRunId }: Lease): Lease {
   return {
-    ...rest,
     jobId: validUuid(jobId, "lease.jobId"),
+    runNumber,
+    attempt,
+    workerId,
     workflowRunId: (workflowRunId ?? null) === null ? null : validUuid(workflowRunId, "lease.workflowRunId"),
   };
 }

@@ -37,7 +37,8 @@ export interface JobSettings {
 /** A request that has been checked, before its payload takes the form that is stored. */
 interface DraftJob extends Omit<PreparedJob, "payload" | "requested"> {
   readonly payload: JsonText;
-  readonly requested: JsonText;
+  /** Null without a key that would remember it. */
+  readonly requested: JsonText | null;
 }
 
 /**
@@ -59,7 +60,7 @@ export async function prepareJobs(rules: ValueRules, requests: readonly JobReque
   );
   const requested = await remembered(
     rules,
-    drafts.map((draft, place) => (requests[place]?.idempotencyKey === undefined ? null : draft.requested)),
+    drafts.map((draft) => draft.requested),
   );
   return drafts.map((draft, place) => ({ ...draft, payload: payload(place), requested: requested(place) }));
 }
@@ -85,7 +86,10 @@ function drafted(rules: ValueRules, request: JobRequest, id: string, at: string)
     tags,
     metadata: metadataOf(request.schedule),
     limit: preparedLimit(request.limit, request.definedLimit?.(), at),
-    requested: `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags, limit: request.limit })}}`,
+    requested:
+      request.idempotencyKey === undefined
+        ? null
+        : `{"payload":${payload},"settings":${JSON.stringify({ ...requested, tags, limit: request.limit })}}`,
   };
 }
 

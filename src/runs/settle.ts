@@ -2,7 +2,7 @@
 import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import type { ValueRules } from "../database/values/rules.ts";
-import { optionalText, storedValues } from "../database/values/write.ts";
+import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
 import type { Lease } from "../jobs/lease.ts";
 import {
@@ -95,30 +95,39 @@ export async function completeJobWith(
 
 async function preparedAll({ settings }: Executor, settlements: readonly StepSettlement[]): Promise<StepOutcome[]> {
   const { values } = settings;
-  const texts = (name: "output" | "checkpoint") =>
-    settlements.map((settlement, place) => {
-      const at = settlements.length > 1 ? `settlements[${place}].${name}` : name;
-      return optionalText(values, valuesOf(settlement)[name], at);
-    });
-  const [outputs, checkpoints] = [texts("output"), texts("checkpoint")];
-  const output = await storedValues(values, "output", outputs);
-  const checkpoint = await storedValues(values, "checkpoint", checkpoints);
+  const output = await storedOf(values, settlements, "output");
+  const checkpoint = await storedOf(values, settlements, "checkpoint");
   const outcomes: StepOutcome[] = [];
   for (const [place, settlement] of settlements.entries()) {
-    outcomes.push(await prepared(values, settlement, { output: output(place), checkpoint: checkpoint(place) }));
+    const outcome = prepareOutcome(settlement, { output: output(place), checkpoint: checkpoint(place) });
+    const requests = "success" in settlement ? listOf(settlement.success.append) : [];
+    // Nothing is waited for where nothing is added: a batch of a thousand comes through here.
+    outcomes.push(requests.length === 0 ? outcome : await withAdditions(values, outcome, requests));
   }
   return outcomes;
 }
 
-function valuesOf(settlement: StepSettlement): { readonly output?: unknown; readonly checkpoint?: unknown } {
-  if ("success" in settlement) return { output: settlement.success.output };
-  return "continuation" in settlement ? settlement.continuation : {};
+async function storedOf(rules: ValueRules, settlements: readonly StepSettlement[], name: "output" | "checkpoint") {
+  const texts = settlements.map((settlement, place) => {
+    const value = valuesOf(settlement)[name];
+    if (value === undefined) return null;
+    return valueText(rules, value, settlements.length > 1 ? `settlements[${place}].${name}` : name);
+  });
+  return storedValues(rules, name, texts);
 }
 
-async function prepared(rules: ValueRules, settlement: StepSettlement, values: StoredOutcome): Promise<StepOutcome> {
-  const outcome = prepareOutcome(settlement, values);
-  const requests = "success" in settlement ? listOf(settlement.success.append) : [];
-  if (requests.length === 0) return outcome;
+function valuesOf(settlement: StepSettlement): { readonly output?: unknown; readonly checkpoint?: unknown } {
+  if ("success" in settlement) return settlement.success;
+  return "continuation" in settlement ? settlement.continuation : noValues;
+}
+
+const noValues = {};
+
+async function withAdditions(
+  rules: ValueRules,
+  outcome: StepOutcome,
+  requests: readonly AppendRequest[],
+): Promise<StepOutcome> {
   if (outcome.lease.workflowRunId === null) throw new LedgerError("workflow.append_not_a_step");
   const runId = validUuid(outcome.lease.workflowRunId, "lease.workflowRunId");
   const additions = [];
@@ -127,6 +136,8 @@ async function prepared(rules: ValueRules, settlement: StepSettlement, values: S
 }
 
 function listOf(append: StepSuccess["append"]): readonly AppendRequest[] {
-  if (append === undefined) return [];
+  if (append === undefined) return none;
   return "key" in append ? [append] : append;
 }
+
+const none: readonly AppendRequest[] = [];

@@ -2,6 +2,7 @@
 import type { Executor } from "../database/executor.ts";
 import { requireReadCommitted, rollbackToSavepoint, savepoint, takenBackOnError } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
+import { completeJobs } from "../jobs/complete.ts";
 import { leaseKey, leaseLost } from "../jobs/lease.ts";
 import type { PreparedOutcome, SettledJob, SettleResult } from "../jobs/outcome.ts";
 import { settleAttempts } from "../jobs/settle.ts";
@@ -11,12 +12,22 @@ import { endStepJobs, type StepOutcome } from "./cascade.ts";
 
 /**
  * Settles many attempts of any jobs and runs and answers in their order; each item has its own
- * outcome. Jobs outside of runs take one statement, successes in runs another, and ends that need more
- * a transaction. In a caller's transaction two more round trips, for the bound of the waits, and two for jobs of
- * runs, for its level and a savepoint. An error that concerns all of a group (the database is gone) is
- * thrown. Throws `workflow.terminal_completion_unsupported_isolation`.
+ * outcome. Successes of jobs outside of runs take one statement, other outcomes of such jobs another, successes in runs
+ * a third, and ends that need more a transaction. In a caller's transaction two more round trips, for the bound of
+ * the waits, and two for jobs of runs, for its level and a savepoint. An error that concerns all of a group (the
+ * database is gone) is thrown. Throws `workflow.terminal_completion_unsupported_isolation`.
  */
 export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
+  // A transaction takes all job rows at once, in one order: there the statement for all outcomes does these too.
+  if (executor.transaction !== "none") return settleAny(executor, outcomes);
+  const completed = await completeJobs(executor, outcomes);
+  const others = completed.size === 0 ? outcomes : outcomes.filter((_, place) => !completed.has(place));
+  const answers = (await settleAny(executor, others)).values();
+  return outcomes.map((_, place) => (completed.has(place) ? succeeded : (answers.next().value ?? lost())));
+}
+
+async function settleAny(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
+  if (outcomes.length === 0) return [];
   const results = new Map<string, SettleResult>();
   const distinct = eachLeaseOnce(outcomes);
   const settling = new Set(distinct);

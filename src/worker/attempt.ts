@@ -44,7 +44,9 @@ export class Attempt {
   readonly #handler: Handler;
   readonly #prerequisites: Prerequisites;
   readonly #host: AttemptHost;
-  readonly #controller = new AbortController();
+  /** Made when somebody asks for its signal: most handlers do not, and it costs more than the rest of an attempt. */
+  #controller: AbortController | undefined;
+  #aborted: JobAborted | undefined;
   readonly #additions: AppendRequest[] = [];
   #leaseEndsAt: number;
   #clearTimeout: () => void = () => {};
@@ -100,7 +102,7 @@ export class Attempt {
     if (kind === "cancel") emit({ type: "canceled", job: this.view });
     else emit({ type: "lost", job: this.view, error: new LedgerError("job.lease_owner_mismatch") });
     release(this);
-    this.#controller.abort(new JobAborted(kind));
+    this.#abort(new JobAborted(kind));
   }
 
   /** The handler has settled the job itself: if it still runs, what it does from here on is not the attempt's. */
@@ -114,7 +116,7 @@ export class Attempt {
 
   /** Asks the handler to stop. What it then returns or throws is stored as ever. */
   shutDown(): void {
-    this.#controller.abort(new JobAborted("shutdown"));
+    this.#abort(new JobAborted("shutdown"));
   }
 
   /** Gives the attempt up: the lease is left to run out. */
@@ -132,7 +134,18 @@ export class Attempt {
   #timeOut(): void {
     const reason = new JobAborted("timeout");
     this.#conclude({ failure: { kind: "TIMEOUT", code: reason.code, message: reason.message } });
-    this.#controller.abort(reason);
+    this.#abort(reason);
+  }
+
+  #abort(reason: JobAborted): void {
+    this.#aborted ??= reason;
+    this.#controller?.abort(reason);
+  }
+
+  #signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#aborted !== undefined) this.#controller.abort(this.#aborted);
+    return this.#controller.signal;
   }
 
   #conclude(outcome: Outcome): void {
@@ -151,7 +164,11 @@ export class Attempt {
     // Before the handler can change the payload that it is given.
     const redact = this.#host.ledger.redactor(job.payload, job.checkpoint, this.#prerequisites.outputs);
     try {
-      const output = await this.#handler.run(this.#context(redact));
+      const output = await this.#handler.run({
+        job,
+        prerequisites: this.#prerequisites.outputs,
+        context: (payload, prerequisites) => this.#context(redact, payload, prerequisites),
+      });
       return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
       const outcome = redacted(outcomeOf(error), redact);
@@ -166,15 +183,22 @@ export class Attempt {
     this.#additions.push({ key, graph: graph.build() });
   }
 
-  #context(redact: (text: string) => string): JobContext {
+  #context<Payload, Outputs>(
+    redact: (text: string) => string,
+    payload: Payload,
+    prerequisites: Outputs,
+  ): JobContext<Payload, Outputs> {
     const { job } = this;
     const { lease } = job;
     const { jobs } = this.#host.ledger;
+    const signal = () => this.#signal();
     return {
-      payload: job.payload,
-      prerequisites: this.#prerequisites.outputs,
+      payload,
+      prerequisites,
       failures: this.#prerequisites.failures,
-      signal: this.#controller.signal,
+      get signal() {
+        return signal();
+      },
       attempt: lease.attempt,
       checkpoint: job.checkpoint,
       lease,

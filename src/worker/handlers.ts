@@ -1,4 +1,5 @@
 /** Handlers: a function for a job type, with what its definition says of payload, output and prerequisites. */
+import type { StandardSchemaV1 } from "@standard-schema/spec";
 import {
   type AnyJobDefinition,
   type ClaimedJob,
@@ -75,13 +76,21 @@ export type HandlerFunction<J extends HandledJob> = (
   context: JobContext<HandlerPayload<J>, HandlerPrerequisites<J>>,
 ) => HandlerOutput<J> | Promise<HandlerOutput<J>>;
 
+/** @internal What a handler is about to be called for. */
+export interface HandlerCall {
+  readonly job: ClaimedJob;
+  readonly prerequisites: PrerequisiteOutputs;
+  /** What the function is called with, once payload and prerequisites have been read. */
+  context<Payload, Prerequisites>(payload: Payload, prerequisites: Prerequisites): JobContext<Payload, Prerequisites>;
+}
+
 /** A handler of one job type; made by `handle`. */
 export interface Handler {
   readonly type: string;
   /** @internal What it was made with; none for a type that has no definition in code. */
   readonly definition?: AnyJobDefinition;
   /** @internal Reads the payload and calls the function. */
-  readonly run: (context: JobContext) => Promise<unknown>;
+  readonly run: (call: HandlerCall) => Promise<unknown>;
   /** @internal Its return means that the attempt has been ended already. */
   readonly endsItself?: true;
 }
@@ -107,13 +116,20 @@ export function handle<J extends HandledJob>(job: J, run: HandlerFunction<J>): H
   return {
     type,
     ...(typeof job === "string" ? {} : { definition: job }),
-    run: async (context) =>
-      run({
-        ...context,
-        payload: await parsed<HandlerPayload<J>>(schema, context.payload).catch(refusePayload),
-        prerequisites: await parsed(prerequisitesType, context.prerequisites),
-      }),
+    run: async (call) => {
+      const payload = await read(schema, call.job.payload);
+      return run(call.context(payload, await parsed(prerequisitesType, call.prerequisites)));
+    },
   };
+}
+
+function read<Payload>(schema: StandardSchemaV1<unknown, Payload>, payload: JsonValue): Payload | Promise<Payload> {
+  try {
+    const value = parsed(schema, payload);
+    return value instanceof Promise ? value.catch(refusePayload) : value;
+  } catch (error) {
+    return refusePayload(error);
+  }
 }
 
 /** The payload stays as it is, so no later attempt can fare better. */

@@ -65,6 +65,10 @@ export class Settler {
 
   #schedule(): void {
     if (this.#queue.length === 0 || this.#statements >= MAX_STATEMENTS) return;
+    if (this.#queue.length >= MAX_BATCH) {
+      this.#flush();
+      return;
+    }
     this.#timer ??= setTimeout(() => this.#flush(), this.#statements === 0 ? FIRST_GATHER_MS : GATHER_MS);
   }
 

@@ -95,10 +95,11 @@ export class Slots {
     const startedAt = performance.now();
     this.#running.add(attempt);
     this.#leased.add(attempt);
-    attempt
-      .run()
-      .catch(this.#options.onBug)
-      .finally(() => this.#ended(attempt, performance.now() - startedAt));
+    const ended = () => this.#ended(attempt, performance.now() - startedAt);
+    attempt.run().then(ended, (error: unknown) => {
+      this.#options.onBug(error);
+      ended();
+    });
   }
 
   #ended(attempt: Attempt, ms: number): void {

@@ -73,8 +73,8 @@ describe("jobs", () => {
            lease_expires_at = null where id = $1 returning *
        )
        insert into runledger.job_ledger (id, run_number, status, type, priority, run_at, attempt, max_attempts,
-         timeout_seconds, enqueued_at, ended_at, payload)
-       select id, 1, 'SUCCEEDED', type, priority, run_at, 1, max_attempts, timeout_seconds, enqueued_at, now(), payload
+         timeout_seconds, enqueued_at, ended_at, payload, continued)
+       select id, 1, 'SUCCEEDED', type, priority, run_at, 1, max_attempts, timeout_seconds, enqueued_at, now(), payload, true
        from next`,
       [lease.jobId],
     );

@@ -23,7 +23,7 @@ const writes: readonly [string, string, Write, unknown][] = [
   ["progress", "progress_job", (l, lease) => l.jobs.progress(lease, { done: 1 }), "job.lease_owner_mismatch"],
   ["checkpoint", "checkpoint_job", (l, lease) => l.jobs.checkpoint(lease, { at: 1 }), "job.lease_owner_mismatch"],
   ["log", "log_job", (l, lease) => l.jobs.log(lease, [{ level: "info", message: "m" }]), "job.lease_owner_mismatch"],
-  ["complete", "settle_attempts", (l, lease) => l.jobs.complete(lease, { output: 1 }), "job.lease_owner_mismatch"],
+  ["complete", "complete_jobs", (l, lease) => l.jobs.complete(lease, { output: 1 }), "job.lease_owner_mismatch"],
   [
     "fail",
     "settle_attempts",

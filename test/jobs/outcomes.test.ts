@@ -383,7 +383,9 @@ test("batches that settle the same jobs in opposite order do not deadlock", asyn
   );
 
   expect(result.flat().filter(({ ok }) => ok)).toHaveLength(100);
-  expect(statements).toHaveLength(8);
+  // Each tries all once, and asks again for those that others have ended.
+  expect(statements.filter((text) => text.includes("complete_jobs"))).toHaveLength(8);
+  expect(statements.length).toBeLessThanOrEqual(16);
 });
 
 test("an error's message is stored whatever is in it, up to 10 000 characters", async () => {

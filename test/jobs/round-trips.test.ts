@@ -213,7 +213,7 @@ const table: readonly [string, () => Promise<Call> | Call, number, number][] = [
           { lease: d, continuation: {} },
         ]);
     },
-    1,
+    2,
     3,
   ],
   [

@@ -329,7 +329,7 @@ test("outcomes of the same moment are stored by one statement", async () => {
     await worker.count("succeeded", 10);
   });
 
-  expect(statements.filter((text) => text.includes("settle_attempts"))).toHaveLength(1);
+  expect(statements.filter((text) => text.includes("complete_jobs"))).toHaveLength(1);
 });
 
 test("a backlog is worked off without a poll, each job once, and never more at once than concurrency allows", async () => {

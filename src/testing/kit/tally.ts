@@ -74,11 +74,11 @@ export class Tally {
   watched(handler: Handler): Handler {
     return {
       ...handler,
-      run: async (context) => {
+      run: async (call) => {
         try {
-          return await handler.run(context);
+          return await handler.run(call);
         } catch (error) {
-          this.#thrown.set(keyOf(context.lease), error);
+          this.#thrown.set(keyOf(call.job.lease), error);
           throw error;
         }
       },
