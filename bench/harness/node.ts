@@ -8,6 +8,7 @@ export interface BenchNode {
   readonly path: string;
   /** Such as `24.21.0`. */
   readonly version: string;
+  readonly readsTypeScript: boolean;
 }
 
 let found: BenchNode | undefined;
@@ -19,6 +20,8 @@ export function benchNode(): BenchNode {
 
 function findNode(): BenchNode {
   const own = fileURLToPath(new URL(`../node_modules/node-${platform()}-${arch()}/bin/node`, import.meta.url));
-  if (!existsSync(own)) return { path: process.execPath, version: process.versions.node };
-  return { path: own, version: execFileSync(own, ["--version"], { encoding: "utf8" }).trim().slice(1) };
+  const path = existsSync(own) ? own : process.execPath;
+  const script =
+    "JSON.stringify({ version: process.versions.node, readsTypeScript: process.features.typescript === 'strip' })";
+  return { path, ...JSON.parse(execFileSync(path, ["-p", script], { encoding: "utf8" })) };
 }

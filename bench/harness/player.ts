@@ -31,7 +31,7 @@ export class ContestantProcess implements Player {
   static async start(options: ChildArguments, work: string): Promise<ContestantProcess> {
     const child = fork(fileURLToPath(new URL("child.ts", import.meta.url)), [JSON.stringify(options)], {
       execPath: benchNode().path,
-      execArgv: ["--disable-warning=DeprecationWarning", `--import=${import.meta.resolve("tsx")}`],
+      execArgv: ["--disable-warning=DeprecationWarning", ...typescript()],
       // What peers log must not stand between our figures.
       stdio: ["ignore", "ignore", "inherit", "ipc"],
     });
@@ -81,4 +81,9 @@ export class ContestantProcess implements Player {
     for (const { reject } of this.#waiting.values()) reject(new Error(`its process ${reason}`));
     this.#waiting.clear();
   }
+}
+
+/** A Node that reads TypeScript by itself runs it as it is; what tsx makes of it takes longer for each function that is made. */
+function typescript(): string[] {
+  return benchNode().readsTypeScript ? [] : [`--import=${import.meta.resolve("tsx")}`];
 }

@@ -21,6 +21,7 @@ export class Loop {
   #dueAt = Number.POSITIVE_INFINITY;
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #immediate: NodeJS.Immediate | undefined;
   #failures = 0;
   /** Until then only time counts, not wake-ups: the database is away. */
   #pausedUntil = 0;
@@ -41,17 +42,25 @@ export class Loop {
   /** No further turn; resolves when the one under way has ended. */
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearTimeout(this.#timer);
+    this.#unschedule();
     await this.#running;
   }
 
   #schedule(): void {
-    clearTimeout(this.#timer);
+    this.#unschedule();
     if (this.#stopped || this.#dueAt === Number.POSITIVE_INFINITY) return;
-    const delay = Math.min(MAX_TIMER_MS, Math.max(0, this.#dueAt - performance.now()));
-    this.#timer = setTimeout(() => {
+    const delay = Math.min(MAX_TIMER_MS, this.#dueAt - performance.now());
+    const begin = () => {
       this.#running = this.#turns();
-    }, delay);
+    };
+    // A timer of no time takes a millisecond.
+    if (delay <= 0) this.#immediate = setImmediate(begin);
+    else this.#timer = setTimeout(begin, delay);
+  }
+
+  #unschedule(): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
   }
 
   async #turns(): Promise<void> {

@@ -29,11 +29,11 @@ export interface WorkerOptions {
    * retry, a `runAt`) is not announced and starts at most this much late. Default 1000.
    */
   readonly pollIntervalMs?: number;
-  /** How many jobs one claim takes at most, 1 to 10 000. Default 100. */
+  /** How many jobs one claim takes at most, 1 to 10 000. Default 500. */
   readonly batchSize?: number;
   /**
-   * How many jobs may be claimed ahead of free slots, 0 to 10 000. Only done while handlers are short, so that no job
-   * waits here while another worker is idle; 0 never does it. Default: half of `concurrency`, rounded up.
+   * How many jobs may be claimed ahead of free slots, 0 to 10 000. Only done while handlers are short, and never for more
+   * than start within about 100 ms at their pace, so that no job waits here while another worker is idle; 0 never does it. Default 1000.
    */
   readonly prefetch?: number;
   /** Who claims, 1 to 512 bytes; must differ between workers that live at the same time. Default: host, process and a random part. */
@@ -131,8 +131,8 @@ export function settingsOf(options: WorkerOptions): Settings {
     concurrency,
     leaseSeconds: integer(options.leaseSeconds, "leaseSeconds", 60, 1, 86_400),
     pollIntervalMs: integer(options.pollIntervalMs, "pollIntervalMs", 1000, 10, MAX_INTERVAL_MS),
-    batchSize: integer(options.batchSize, "batchSize", 100, 1, MAX_JOBS),
-    prefetch: integer(options.prefetch, "prefetch", Math.ceil(concurrency / 2), 0, MAX_JOBS),
+    batchSize: integer(options.batchSize, "batchSize", 500, 1, MAX_JOBS),
+    prefetch: integer(options.prefetch, "prefetch", 1_000, 0, MAX_JOBS),
     workerId: workerName(options.workerId),
     reapIntervalMs: interval(options.reap, "reap"),
     scheduleIntervalMs: interval(options.schedule, "schedule"),

@@ -21,8 +21,6 @@ interface Item {
   readonly outcome: Outcome;
 }
 
-/** Outcomes of the same moment go together, in milliseconds. */
-const FIRST_GATHER_MS = 1;
 /** While a statement is under way the next ones wait for its end or this long, in milliseconds: it may be waiting for a lock. */
 const GATHER_MS = 20;
 /** Statements at the same time at most: each takes a connection. */
@@ -36,6 +34,7 @@ export class Settler {
   readonly #abandon = new AbortController();
   #statements = 0;
   #timer: NodeJS.Timeout | undefined;
+  #immediate: NodeJS.Immediate | undefined;
 
   constructor(options: SettlerOptions) {
     this.#options = options;
@@ -59,22 +58,27 @@ export class Settler {
   /** Gives up what is not stored. */
   abandon(): void {
     this.#abandon.abort();
-    clearTimeout(this.#timer);
+    this.#unschedule();
     this.#queue.length = 0;
   }
 
   #schedule(): void {
     if (this.#queue.length === 0 || this.#statements >= MAX_STATEMENTS) return;
-    if (this.#queue.length >= MAX_BATCH) {
-      this.#flush();
-      return;
-    }
-    this.#timer ??= setTimeout(() => this.#flush(), this.#statements === 0 ? FIRST_GATHER_MS : GATHER_MS);
+    if (this.#queue.length >= MAX_BATCH) this.#flush();
+    // What else ends in the same moment goes with it, and nothing waits for more while nothing is under way.
+    else if (this.#statements === 0) this.#immediate ??= setImmediate(() => this.#flush());
+    else this.#timer ??= setTimeout(() => this.#flush(), GATHER_MS);
+  }
+
+  #unschedule(): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
+    this.#timer = undefined;
+    this.#immediate = undefined;
   }
 
   #flush(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#unschedule();
     const batch = this.#queue.splice(0, MAX_BATCH);
     if (batch.length === 0) return;
     const flush = this.#settle(batch, 0)
@@ -112,8 +116,7 @@ export class Settler {
     } finally {
       this.#statements -= 1;
       // What gathered meanwhile need not wait any longer.
-      if (this.#statements === 0 && this.#timer !== undefined) setImmediate(() => this.#flush());
-      else this.#schedule();
+      this.#schedule();
     }
   }
 

@@ -13,6 +13,8 @@ export interface SlotsOptions {
 
 /** Handlers that take longer than this on average, in milliseconds, get no jobs ahead of free slots. */
 const SHORT_MS = 250;
+/** As many jobs are taken ahead as start within this time at the handlers' pace, in milliseconds: another worker may be free. */
+const AHEAD_MS = 100;
 /** The weight of the newest handler in the average. */
 const NEWEST = 0.2;
 
@@ -31,12 +33,12 @@ export class Slots {
   }
 
   /**
-   * For how many more claims there is room: the free slots, and a few ahead of them while handlers are
+   * For how many more claims there is room: the free slots, and some ahead of them while handlers are
    * short, refilled when half are used. Outcomes that cannot be stored count too, so that they do not pile up.
    */
   room(): number {
-    const { concurrency, prefetch } = this.#options;
-    const ahead = this.#averageMs < SHORT_MS ? prefetch : 0;
+    const { concurrency } = this.#options;
+    const ahead = this.#ahead();
     if (this.#waiting.length > ahead / 2) return 0;
     const slots = concurrency + ahead - this.#running.size - this.#waiting.length;
     const unsettled = 2 * concurrency + ahead - this.#leased.size;
@@ -80,6 +82,12 @@ export class Slots {
   /** Resolves when no handler runs. */
   async idle(): Promise<void> {
     if (this.#running.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+
+  #ahead(): number {
+    const { concurrency, prefetch } = this.#options;
+    if (this.#averageMs >= SHORT_MS) return 0;
+    return Math.min(prefetch, Math.ceil((concurrency * AHEAD_MS) / this.#averageMs));
   }
 
   #fill(): void {
