@@ -1,5 +1,6 @@
 /** runledger/worker: runs the handlers of a ledger's jobs. */
 export { type AbortKind, JobAborted } from "./abort.ts";
+export { type EnvironmentOptions, workerOptionsFrom } from "./environment.ts";
 export type { Activity, AttemptView, WorkerEvent } from "./events.ts";
 export { RetryableError, type RetryableErrorOptions, TerminalError } from "./failures.ts";
 export {

@@ -72,10 +72,29 @@ export interface MaintainOptions {
   readonly retentionIntervalMs?: number;
 }
 
-/** The options with everything decided. */
-export interface Settings {
-  readonly ledger: Ledger;
-  readonly handlers: ReadonlyMap<string, Handler>;
+/** The options that whoever deploys a worker may decide, rather than its code. */
+export type DeployedOptions = Pick<
+  WorkerOptions,
+  | "concurrency"
+  | "leaseSeconds"
+  | "pollIntervalMs"
+  | "batchSize"
+  | "prefetch"
+  | "workerId"
+  | "reap"
+  | "schedule"
+  | "maintain"
+>;
+
+/** Each of them by its name, and what is within them. */
+export type DeployedOption =
+  | keyof DeployedOptions
+  | `${"reap" | "schedule" | "maintain"}.intervalMs`
+  | "maintain.retentionIntervalMs";
+
+type Called = (option: DeployedOption) => string;
+
+interface DeployedSettings {
   readonly concurrency: number;
   readonly leaseSeconds: number;
   readonly pollIntervalMs: number;
@@ -88,6 +107,12 @@ export interface Settings {
   readonly scheduleIntervalMs: number | null;
   /** Null: it does not maintain. */
   readonly maintain: MaintainSettings | null;
+}
+
+/** The options with everything decided. */
+export interface Settings extends DeployedSettings {
+  readonly ledger: Ledger;
+  readonly handlers: ReadonlyMap<string, Handler>;
   readonly workflows: readonly AnyWorkflowDefinition[];
   /** Null: it does not sync. */
   readonly sync: WorkerSyncOptions | null;
@@ -124,22 +149,28 @@ export function settingsOf(options: WorkerOptions): Settings {
   if (typeof options.ledger?.jobs?.claim !== "function") throw invalid("ledger must be made by createLedger.");
   const { onEvent = () => {} } = options;
   if (typeof onEvent !== "function") throw invalid("onEvent must be a function.");
-  const concurrency = integer(options.concurrency, "concurrency", 10, 1, MAX_JOBS);
   return {
+    ...deployedSettingsOf(options),
     ledger: options.ledger,
     handlers: byType(options.handlers, childRuns(options.ledger)),
-    concurrency,
-    leaseSeconds: integer(options.leaseSeconds, "leaseSeconds", 60, 1, 86_400),
-    pollIntervalMs: integer(options.pollIntervalMs, "pollIntervalMs", 1000, 10, MAX_INTERVAL_MS),
-    batchSize: integer(options.batchSize, "batchSize", 500, 1, MAX_JOBS),
-    prefetch: integer(options.prefetch, "prefetch", 1_000, 0, MAX_JOBS),
-    workerId: workerName(options.workerId),
-    reapIntervalMs: interval(options.reap, "reap"),
-    scheduleIntervalMs: interval(options.schedule, "schedule"),
-    maintain: maintenance(options.maintain),
     workflows: workflowsIn(options.workflows),
     sync: syncIn(options.sync),
     onEvent,
+  };
+}
+
+/** `called` gives what an option is called where it comes from. Throws `config.invalid`, in those words. */
+export function deployedSettingsOf(options: DeployedOptions, called: Called = (option) => option): DeployedSettings {
+  return {
+    concurrency: integer(options.concurrency, called("concurrency"), 10, 1, MAX_JOBS),
+    leaseSeconds: integer(options.leaseSeconds, called("leaseSeconds"), 60, 1, 86_400),
+    pollIntervalMs: integer(options.pollIntervalMs, called("pollIntervalMs"), 1000, 10, MAX_INTERVAL_MS),
+    batchSize: integer(options.batchSize, called("batchSize"), 500, 1, MAX_JOBS),
+    prefetch: integer(options.prefetch, called("prefetch"), 1_000, 0, MAX_JOBS),
+    workerId: workerName(options.workerId, called("workerId")),
+    reapIntervalMs: interval(options.reap, "reap", called),
+    scheduleIntervalMs: interval(options.schedule, "schedule", called),
+    maintain: maintenance(options.maintain, called),
   };
 }
 
@@ -164,23 +195,23 @@ function integer(value: unknown, name: string, standard: number, minimum: number
   return value;
 }
 
-function workerName(value: unknown): string {
+function workerName(value: unknown, name: string): string {
   if (value === undefined) return `${hostname()}:${process.pid}:${randomUUID().slice(0, 8)}`;
   if (typeof value !== "string" || value.trim() === "" || value.includes("\0") || Buffer.byteLength(value) > 512) {
-    throw invalid("workerId must be a string of 1 to 512 bytes that is not blank.");
+    throw invalid(`${name} must be a string of 1 to 512 bytes that is not blank.`);
   }
   return value;
 }
 
 /** Of a loop that may be switched off, which null says. */
-function interval(option: WorkerOptions["reap"], name: string): number | null {
+function interval(option: WorkerOptions["reap"], name: "reap" | "schedule", called: Called): number | null {
   if (option === undefined || option === true) return DEFAULT_INTERVAL_MS;
   if (option === false) return null;
   if (typeof option !== "object" || option === null) throw invalid(`${name} must be a boolean or { intervalMs }.`);
-  return integer(option.intervalMs, `${name}.intervalMs`, DEFAULT_INTERVAL_MS, 10, MAX_INTERVAL_MS);
+  return integer(option.intervalMs, called(`${name}.intervalMs`), DEFAULT_INTERVAL_MS, 10, MAX_INTERVAL_MS);
 }
 
-function maintenance(option: WorkerOptions["maintain"] = true): MaintainSettings | null {
+function maintenance(option: WorkerOptions["maintain"] = true, called: Called): MaintainSettings | null {
   if (option === false) return null;
   const options = option === true ? {} : option;
   if (typeof options !== "object" || options === null) throw invalid("maintain must be a boolean or an object.");
@@ -188,11 +219,11 @@ function maintenance(option: WorkerOptions["maintain"] = true): MaintainSettings
   const [name] = Object.keys(unknown);
   if (name !== undefined) throw invalid(`There is no option maintain.${name}.`);
   return {
-    intervalMs: integer(intervalMs, "maintain.intervalMs", MAINTAIN_MS, 10, MAX_INTERVAL_MS),
+    intervalMs: integer(intervalMs, called("maintain.intervalMs"), MAINTAIN_MS, 10, MAX_INTERVAL_MS),
     retention: retention === undefined ? null : checkedPolicies(retention),
     retentionIntervalMs: integer(
       retentionIntervalMs,
-      "maintain.retentionIntervalMs",
+      called("maintain.retentionIntervalMs"),
       RETENTION_MS,
       10,
       MAX_RETENTION_MS,
