@@ -128,17 +128,17 @@ class Session {
     connection.on("end", () => this.#lost(connection, undefined));
     try {
       await connection.connect();
-      if (this.#closed) {
-        await connection.end();
-        return;
-      }
-      this.#connection = connection;
-      for (const channel of [...this.#channels]) await this.#hear(connection, channel);
-      this.#failures = 0;
     } catch (error) {
-      this.#connection ??= connection;
-      this.#lost(connection, error);
+      this.#giveUp(connection, error);
+      return;
     }
+    if (this.#closed) {
+      connection.end().catch(this.#onError);
+      return;
+    }
+    this.#connection = connection;
+    for (const channel of [...this.#channels]) await this.#addTo(connection, channel);
+    if (connection === this.#connection) this.#failures = 0;
   }
 
   #newConnection(): ListenConnection | undefined {
@@ -162,10 +162,15 @@ class Session {
     this.#deliver(channel, null);
   }
 
+  /** A connection may tell its loss more than once: by events, and by a statement under way. */
   #lost(connection: ListenConnection, error: unknown): void {
-    if (this.#closed || connection !== this.#connection) return;
+    if (connection !== this.#connection) return;
     this.#connection = undefined;
     this.#heard.clear();
+    this.#giveUp(connection, error);
+  }
+
+  #giveUp(connection: ListenConnection, error: unknown): void {
     connection.end().catch(() => {
       // It is lost already; the error that matters is reported.
     });
@@ -173,6 +178,7 @@ class Session {
   }
 
   #tryLater(error: unknown): void {
+    if (this.#closed) return;
     this.#failures += 1;
     if (error !== undefined) this.#onError(error);
     const delay = Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** (this.#failures - 1));

@@ -160,6 +160,28 @@ test("a lost connection is made again, and every subscriber is told of the gap b
   for (const { end } of both) end();
 });
 
+test("a connection that breaks while it is told to listen is made again, once", async () => {
+  let breaking = true;
+  const { listener, errors, made } = listening(() => {
+    if (!breaking) return undefined;
+    breaking = false;
+    return breakingClient();
+  });
+  const { heard, end, told } = subscribed(listener, "a");
+  await told();
+  // Longer than a second attempt would wait for its turn.
+  await database.pool.query("select pg_sleep(0.5)");
+
+  const left = await connections();
+  end();
+
+  expect(heard).toEqual([null]);
+  expect(errors).toHaveLength(1);
+  expect(made()).toBe(2);
+  expect(left).toHaveLength(1);
+  await until(async () => (await connections()).length === 0);
+});
+
 test("a server that is away at first is tried again until it is there", async () => {
   let away = 2;
   const { listener, errors, made } = listening(() => {
@@ -247,6 +269,19 @@ test("the ledger announces runnable jobs once a statement, and not those of the 
   end?.();
   expect(createLedger({ db: database.db }).onJobs(() => {})).toBeNull();
 });
+
+/** Its socket is gone before the answer to LISTEN: the client's error event comes before the statement's own. */
+function breakingClient(): pg.Client {
+  const broken = client();
+  broken.query = new Proxy(broken.query, {
+    apply: (query, self, args: unknown[]) => {
+      const answer = Reflect.apply(query, self, args);
+      broken.connection.stream.destroy();
+      return answer;
+    },
+  });
+  return broken;
+}
 
 function client(): pg.Client {
   return new pg.Client({ connectionString: database.url, application_name: NAME });
