@@ -8,6 +8,7 @@ import {
   createExecutor,
   DEFAULT_LOCK_WAIT_MS,
   type Executor,
+  jobsChannel,
   type LedgerSettings,
   transactionOf,
 } from "./database/executor.ts";
@@ -116,7 +117,7 @@ export interface LedgerOptions<DB = AnyDatabase> {
   readonly db: Kysely<DB>;
   /** The schema that holds the ledger's tables. Default `runledger`. */
   readonly schema?: string;
-  /** Makes a connection for LISTEN, such as `() => new pg.Client(url)`. Without it waiters poll. */
+  /** Makes a connection for LISTEN, such as `() => new pg.Client(url)`. Without it waiters and workers poll. */
   readonly listen?: ListenSource;
   /** Whether new jobs and ended runs are announced by NOTIFY. Default true. */
   readonly notify?: boolean;
@@ -217,7 +218,15 @@ export class Ledger<DB = AnyDatabase> {
    * Returns what ends it; null when the ledger was made without `listen`.
    */
   onJobs(handler: NotificationHandler): (() => void) | null {
-    return this.#listener?.subscribe(`${this.schema}_jobs`, handler) ?? null;
+    return this.#listener?.subscribe(jobsChannel(this.schema), handler) ?? null;
+  }
+
+  /**
+   * Whether those who called `onJobs` hear of runnable jobs now: not without `listen`, not while its connection is away,
+   * and not where this ledger announces nothing itself (`notify: false`). Who does not hear has to look more often.
+   */
+  get hearsJobs(): boolean {
+    return this.#executor.settings.notify && (this.#listener?.hears(jobsChannel(this.schema)) ?? false);
   }
 }
 

@@ -46,6 +46,11 @@ export class Listener {
     return () => this.#unsubscribe(channel, subscription);
   }
 
+  /** Whether LISTEN is in force: nothing that is announced now is missed. */
+  hears(channel: string): boolean {
+    return this.#session?.hears(channel) ?? false;
+  }
+
   readonly #deliver = (channel: string, payload: string | null): void => {
     for (const subscription of [...(this.#subscriptions.get(channel) ?? [])])
       this.#tell(channel, subscription, payload);
@@ -104,11 +109,15 @@ class Session {
 
   /** Returns whether the channel is listened to already. */
   listen(channel: string): boolean {
-    if (this.#channels.has(channel)) return this.#heard.has(channel);
+    if (this.#channels.has(channel)) return this.hears(channel);
     this.#channels.add(channel);
     const connection = this.#connection;
     if (connection) this.#attempt = this.#attempt.then(() => this.#addTo(connection, channel));
     return false;
+  }
+
+  hears(channel: string): boolean {
+    return this.#heard.has(channel);
   }
 
   close(): void {

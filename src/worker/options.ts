@@ -26,7 +26,8 @@ export interface WorkerOptions {
   readonly leaseSeconds?: number;
   /**
    * How often an idle worker asks for jobs, in milliseconds, 10 to 3 600 000, whether or not it listens: what becomes due later (a
-   * retry, a `runAt`) is not announced and starts at most this much late. Default 1000.
+   * retry, a `runAt`) is not announced and starts at most this much late. Where it cannot listen it asks again 50 ms after it
+   * found jobs, and then ever less often until this interval is reached. Default 1000.
    */
   readonly pollIntervalMs?: number;
   /** How many jobs one claim takes at most, 1 to 10 000. Default 500. */

@@ -8,6 +8,7 @@ import { Heart } from "./heart.ts";
 import { Loop } from "./loop.ts";
 import { Maintainer } from "./maintain.ts";
 import { type Settings, settingsOf, type WorkerOptions } from "./options.ts";
+import { Polling } from "./polling.ts";
 import { reapOnce } from "./reaper.ts";
 import { fireSchedulesOnce } from "./schedules.ts";
 import { Settler } from "./settler.ts";
@@ -64,6 +65,7 @@ export class Worker {
   readonly #settings: Settings;
   readonly #slots: Slots;
   readonly #claims: Claims;
+  readonly #polling = new Polling();
   readonly #settler: Settler;
   readonly #heart: Heart;
   readonly #claimLoop: Loop;
@@ -117,7 +119,7 @@ export class Worker {
     });
     this.#heart = new Heart({ ledger, slots: this.#slots, emit, leaseSeconds });
     const crash = (error: unknown, activity: Activity) => this.#crashed(error, activity);
-    this.#claimLoop = new Loop({ activity: "claim", turn: () => this.#claims.turn(), emit, crash });
+    this.#claimLoop = new Loop({ activity: "claim", turn: () => this.#claim(), emit, crash });
     this.#heartLoop = new Loop({ activity: "heartbeat", turn: () => this.#heart.beat(), emit, crash });
     const intervalMs = reapIntervalMs ?? Number.POSITIVE_INFINITY;
     this.#reapLoop = new Loop({ activity: "reap", turn: () => reapOnce(ledger, emit, intervalMs), emit, crash });
@@ -247,6 +249,12 @@ export class Worker {
     return [this.#reapLoop, this.#timerLoop, this.#scheduleLoop, this.#maintainLoop];
   }
 
+  /** Where nobody announces jobs, they are looked for sooner while there are some. */
+  async #claim(): Promise<number> {
+    const nextMs = await this.#claims.turn();
+    return this.#settings.ledger.hearsJobs ? nextMs : this.#polling.sooner(nextMs);
+  }
+
   #fireSchedules(): Promise<number> {
     const { ledger, workflows, scheduleIntervalMs } = this.#settings;
     return fireSchedulesOnce(ledger, workflows, this.#emit, scheduleIntervalMs ?? Number.POSITIVE_INFINITY);
@@ -262,6 +270,7 @@ export class Worker {
   readonly #emit: Emit = (event: WorkerEvent) => {
     // A statement that was given up may still answer.
     if (this.#state === "stopped") return;
+    if (event.type === "claimed") this.#polling.found();
     try {
       this.#settings.onEvent(event);
     } catch (error) {
