@@ -1,5 +1,5 @@
 import { expect, test } from "@jest/globals";
-import { type EnqueuedJob, isLedgerError, type JsonValue } from "../../src/index.ts";
+import { type EnqueuedJob, isLedgerError, type Job, type JsonValue } from "../../src/index.ts";
 import { handle } from "../../src/worker/index.ts";
 import { createTestDatabase } from "../support/database.ts";
 import { waitForBackend } from "../support/waiting.ts";
@@ -17,6 +17,17 @@ async function enqueued(type: string, payload: JsonValue): Promise<EnqueuedJob> 
   for (;;) {
     try {
       return await ledger.jobs.enqueue(type, payload, { idempotencyKey: JSON.stringify(payload) });
+    } catch (error) {
+      if (!isLedgerError(error) || error.category !== "unavailable") throw error;
+    }
+  }
+}
+
+/** Reads with a connection that may have been cut. */
+async function stored(id: string): Promise<Job> {
+  for (;;) {
+    try {
+      return await ledger.jobs.get(id, everywhere);
     } catch (error) {
       if (!isLedgerError(error) || error.category !== "unavailable") throw error;
     }
@@ -90,6 +101,31 @@ test("an outcome that cannot be stored is kept and stored when the database is b
   await worker.event("succeeded");
 
   expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ status: "SUCCEEDED", attempt: 1, output: "kept" });
+});
+
+test("an outcome that cannot be stored while its lease lives is given up", async () => {
+  const { id } = await enqueued("outlasted", {});
+  const [started, finish] = [gate(), gate()];
+  const worker = await startWorker({
+    ledger,
+    leaseSeconds: 1,
+    handlers: [
+      handle("outlasted", async () => {
+        started.open();
+        await finish.opened;
+      }),
+    ],
+  });
+  await started.opened;
+  const outage = await beginOutage(database);
+  finish.open();
+  await worker.event("error", ({ during }) => during === "settle");
+  await worker.event("lost", ({ job }) => job.jobId === id);
+  await outage.end();
+  await worker.worker.stop();
+
+  expect(worker.events.filter(({ type }) => type === "succeeded")).toEqual([]);
+  expect(await stored(id)).toMatchObject({ status: "LEASED", attempt: 1 });
 });
 
 test("an outcome whose answer was lost is known as stored, not as a lost lease", async () => {

@@ -92,6 +92,33 @@ test("heartbeats keep a lease for as long as its handler runs", async () => {
   expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ attempt: 1, output: "alive" });
 });
 
+test("all leases of a worker are kept by one statement a beat", async () => {
+  const jobs = await ledger.jobs.enqueueMany(Array.from({ length: 20 }, (_, n) => ({ type: "kept", payload: n })));
+  const finish = gate();
+  const began = performance.now();
+  const { statements } = await database.record(async () => {
+    const worker = await startWorker({
+      ledger,
+      leaseSeconds: 2,
+      concurrency: 20,
+      schedule: false,
+      handlers: [handle("kept", () => finish.opened)],
+    });
+    await worker.count("started", 20);
+    // Past the ends of the leases that they were claimed under: each was kept.
+    await database.pool.query("select pg_sleep(2.2)");
+    finish.open();
+    await worker.count("succeeded", 20);
+    await worker.worker.stop();
+  });
+  const beats = (performance.now() - began) / (2000 / 3);
+  const heartbeats = statements.filter((text) => text.includes("heartbeat"));
+
+  expect(heartbeats.length).toBeGreaterThan(1);
+  expect(heartbeats.length).toBeLessThanOrEqual(beats);
+  for (const { id } of jobs) expect(await ledger.jobs.get(id, everywhere)).toMatchObject({ attempt: 1 });
+});
+
 /** Holds the job's row until it is let go, as a handler does that completes its job in a long transaction. */
 async function lockRow(jobId: string): Promise<{ letGo(): Promise<void> }> {
   const holder = await database.connect();
