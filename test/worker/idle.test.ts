@@ -4,7 +4,7 @@ import { resolve } from "node:path";
 import { beforeAll, describe, expect, test } from "@jest/globals";
 import { sql } from "kysely";
 import type { Ledger } from "../../src/index.ts";
-import { createWorker, handle } from "../../src/worker/index.ts";
+import { createWorker, handle, type WorkerOptions } from "../../src/worker/index.ts";
 import { Maintainer } from "../../src/worker/maintain.ts";
 import { settingsOf } from "../../src/worker/options.ts";
 import { reapOnce } from "../../src/worker/reaper.ts";
@@ -62,7 +62,40 @@ test("an idle worker with all roles claims once an interval, and sends no heartb
   expect(others.filter((name) => name.includes("heartbeat"))).toEqual([]);
 });
 
-test.each(["claim", "reap", "timers", "schedule"])("a %s that finds nothing writes nothing", async (name) => {
+const off = { handlers: [], reap: false, schedule: false, maintain: false };
+const often = { intervalMs: 20 };
+const roles: readonly [string, Partial<WorkerOptions>, readonly string[]][] = [
+  ["none", {}, []],
+  ["handlers", { handlers, pollIntervalMs: 20 }, ["claim_jobs"]],
+  ["reap", { reap: often }, ["expired_leases", "look_at_timers"]],
+  ["schedule", { schedule: often }, ["look_at_schedules"]],
+  [
+    "maintain",
+    { maintain: often },
+    [
+      "cap_lock_timeout",
+      "compact_status_counts",
+      "ensure_job_ledger_partitions",
+      "forget_expired_job_idempotency_keys",
+      "forget_expired_workflow_idempotency_keys",
+      "restore_lock_timeout",
+      "sweep_job_limits",
+    ],
+  ],
+];
+
+test.each(roles)("roles apart: a process with %s alone sends nothing else", async (_role, options, names) => {
+  const { statements } = await database.record(async () => {
+    const worker = createWorker({ ledger, ...off, ...options });
+    await worker.start();
+    await database.pool.query("select pg_sleep(0.2)");
+    await worker.stop();
+  });
+
+  expect([...new Set(namesIn(statements))].sort()).toEqual(names);
+});
+
+test.each(["claim", "reap", "timers", "schedule"])("a turn that finds nothing writes nothing: %s", async (name) => {
   await database.db.transaction().execute(async (trx) => {
     await turns[name]?.(ledger.in(trx));
     const { rows } = await sql<{ id: string | null }>`select pg_current_xact_id_if_assigned()::text as id`.execute(trx);
