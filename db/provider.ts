@@ -9,7 +9,7 @@ import { scheduleFeatures } from "./migrations/0007_schedule_features.ts";
 import { history } from "./migrations/0008_history.ts";
 import { activeKeys } from "./migrations/0009_active_keys.ts";
 import { sqlClient } from "./migrations/0010_sql_client.ts";
-import { endedCounts } from "./migrations/0011_ended_counts.ts";
+import { leanCounts } from "./migrations/0011_lean_counts.ts";
 import type { SchemaMigration } from "./migrations/names.ts";
 
 export interface SchemaOptions {
@@ -38,7 +38,7 @@ export function migrations(options: SchemaOptions = {}): Record<string, SchemaMi
     "0008_history": history(schema),
     "0009_active_keys": activeKeys(schema),
     "0010_sql_client": sqlClient(schema),
-    "0011_ended_counts": endedCounts(schema),
+    "0011_lean_counts": leanCounts(schema),
   };
 }
 

@@ -1,6 +1,7 @@
 /** createLedger(): binds the aggregates to the service's Kysely instance, or to one of its transactions. */
 
 import type { Kysely, Transaction } from "kysely";
+import { jobsChannel } from "./database/channels.ts";
 import type { JsonValue } from "./database/column-types.ts";
 import {
   type AnyDatabase,
@@ -8,7 +9,6 @@ import {
   createExecutor,
   DEFAULT_LOCK_WAIT_MS,
   type Executor,
-  jobsChannel,
   type LedgerSettings,
   transactionOf,
 } from "./database/executor.ts";

@@ -1,5 +1,5 @@
 import { type RawBuilder, sql } from "kysely";
-import { jobsChannel } from "../../src/database/executor.ts";
+import { jobsChannel } from "../../src/database/channels.ts";
 import { sqlstateOf } from "../../src/database/sqlstate.ts";
 import { errorCodes, type LedgerErrorCode } from "../../src/errors.ts";
 import { jobDefaults } from "../../src/jobs/defaults.ts";

@@ -1,6 +1,18 @@
 /** Announcements: one NOTIFY a statement, never one a row, and only when there is something to say. */
 import { type RawBuilder, sql } from "kysely";
-import { jobsChannel, runsChannel } from "./executor.ts";
+import type { Announcement } from "./announcer.ts";
+import { jobsChannel, runsChannel } from "./channels.ts";
+import type { Executor } from "./executor.ts";
+
+/** Whether the statement itself announces: in a transaction of its own that is left to `announceAfter`. */
+export function announcesItself({ settings, transaction }: Executor): boolean {
+  return settings.notify && transaction !== "none";
+}
+
+/** Announces what a statement that was a transaction of its own has committed. */
+export function announceAfter(executor: Executor, announcement: Announcement): void {
+  if (executor.settings.notify && executor.transaction === "none") executor.announcer.announce(executor, announcement);
+}
 
 /** Wakes the workers when `runnable` has a row and notifying is on. An expression for the statement's own select. */
 export function announceJobs(
@@ -9,6 +21,11 @@ export function announceJobs(
   runnable: RawBuilder<unknown>,
 ): RawBuilder<unknown> {
   return sql`case when ${notify} and exists (${runnable}) then pg_notify(${sql.lit(jobsChannel(schema))}, '') end`;
+}
+
+/** For a statement that makes jobs: whether some of `due` are, for `announceAfter`, and their announcement by the statement itself. */
+export function announceDue(notify: RawBuilder<boolean>, schema: string, due: RawBuilder<unknown>) {
+  return [sql<boolean>`exists (${due})`.as("due"), announceJobs(notify, schema, due).as("announced")] as const;
 }
 
 /** Tells the waiters of each run in `ended` (rows with an `id`) that it has ended. */

@@ -1,4 +1,5 @@
 import type { Kysely, Transaction } from "kysely";
+import { Announcer } from "./announcer.ts";
 import type { LedgerTables } from "./tables.ts";
 import { defaultRules, type ValueRules } from "./values/rules.ts";
 
@@ -35,6 +36,7 @@ export interface Executor {
   readonly settings: LedgerSettings;
   /** The transaction around this executor: none, one that the ledger began, or the caller's. */
   readonly transaction: "none" | "own" | "caller";
+  readonly announcer: Announcer;
   /** Set when a statement of the transaction failed; cleared by going back to a savepoint. */
   readonly health: { failed: boolean };
 }
@@ -47,6 +49,7 @@ export function createExecutor(db: AnyKysely, schema: string, settings: GivenSet
     schema,
     settings: { values: defaultRules, ...settings },
     transaction: db.isTransaction ? "caller" : "none",
+    announcer: new Announcer(),
     health: { failed: false },
   };
 }
@@ -59,14 +62,4 @@ export function transactionOf({ source }: Executor): AnyTransaction {
 
 function isTransaction(db: AnyKysely): db is AnyTransaction {
   return db.isTransaction;
-}
-
-/** The channel on which the arrival of runnable jobs is announced, without a payload. */
-export function jobsChannel(schema: string): string {
-  return `${schema}_jobs`;
-}
-
-/** The channel on which ended workflow runs are announced, by id. */
-export function runsChannel(schema: string): string {
-  return `${schema}_runs`;
 }

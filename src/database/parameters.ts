@@ -81,6 +81,12 @@ export function rowsOf<A extends string, C extends Record<string, RawBuilder<unk
   return sql<ColumnsOf<C>>`unnest(${values})`.as<A>(sql`${sql.id(alias)}(${names})`);
 }
 
+/** A column of `rowsOf` that is often null throughout: then it need not be sent, since shorter columns are filled up with nulls. */
+export function sparse<T, V>(items: readonly T[], columnOf: (item: T) => V | null): (V | null)[] {
+  const values = items.map(columnOf);
+  return values.every((value) => value === null) ? [] : values;
+}
+
 /** The same with the `place` of each row, from 1 on. */
 export function numberedRowsOf<A extends string, C extends Record<string, RawBuilder<unknown>>>(alias: A, columns: C) {
   const names = sql.join([...Object.keys(columns), "place"].map((name) => sql.id(name)));

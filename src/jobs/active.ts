@@ -1,6 +1,6 @@
 /** Keys of live jobs: active keys, which a job holds until it ends, and debounce keys, which it holds until it is claimed (FEATURES F-J12). */
 import { type RawBuilder, sql } from "kysely";
-import { announceJobs } from "../database/announce.ts";
+import { announceAfter, announceDue } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { sameTenant } from "../database/live-keys.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
@@ -63,6 +63,7 @@ async function takeOrReplace(
   const row = await take.executeFirst(executor, { ...jobArrays(jobs), ...liveKeyArrays(jobs), ...flags });
   refuseUnknownTypes(row?.refused ?? []);
   if (row === undefined) return new Map();
+  announceAfter(executor, { jobs: row.due });
   return new Map([...row.inserted.map((id) => [id, insertedJob(id)] as const), ...replacedJobs(row)]);
 }
 
@@ -291,11 +292,11 @@ const take = writing("enqueue_jobs_with_live_keys", takeParameters, (db, p, sche
       sql<string[]>`array(select job_id from seen)`.as("jobs"),
       sql<string[]>`array(select id from replaced)`.as("replaced"),
       sql<number[]>`array(select run_number from replaced)`.as("run_numbers"),
-      announceJobs(
+      ...announceDue(
         p.notify,
         schema,
         sql`select from inserted where run_at <= now() union all select from replaced where run_at <= now()`,
-      ).as("announced"),
+      ),
     ]),
 );
 

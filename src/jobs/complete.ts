@@ -2,7 +2,7 @@
 import { type QueryCreator, sql } from "kysely";
 import { toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { numberedRowsOf, type Placeholders } from "../database/parameters.ts";
+import { numberedRowsOf, type Placeholders, sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { boundedHere } from "../locks/wait.ts";
@@ -32,7 +32,7 @@ export async function completeJobs(
     executor,
     tried.map(({ lease }) => lease),
   );
-  const rows = await complete.execute(executor, { ...leases, outputs: tried.map(({ output }) => output) });
+  const rows = await complete.execute(executor, { ...leases, outputs: sparse(tried, ({ output }) => output) });
   return new Set(rows.flatMap(({ place }) => places[toNumber(place) - 1] ?? []));
 }
 

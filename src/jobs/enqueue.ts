@@ -1,9 +1,10 @@
 /** Enqueue: one statement for one job or a hundred thousand; jobs with keys go by `keyed.ts`. */
 import { sql } from "kysely";
-import { announceJobs } from "../database/announce.ts";
+import { announceAfter, announceDue } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
 import type { JobRequest } from "./definition.ts";
+import { insertJob } from "./enqueue-one.ts";
 import {
   type EnqueuedJob,
   type EnqueueOptions,
@@ -40,7 +41,9 @@ export async function enqueueJobs(
     const keyed = jobs.map((job, place) => ({ ...job, key: keys[place] ?? null }));
     return enqueueKeyed(executor, keyed, options);
   }
-  await insertJobs(executor, jobs, options);
+  const [job, ...more] = jobs;
+  if (job !== undefined && more.length === 0) await insertJob(executor, job, options);
+  else await insertJobs(executor, jobs, options);
   return jobs.map(({ id }) => insertedJob(id));
 }
 
@@ -48,6 +51,7 @@ export async function enqueueJobs(
 async function insertJobs(executor: Executor, jobs: readonly PreparedJob[], options: EnqueueOptions): Promise<void> {
   const row = await insert.executeFirst(executor, { ...jobArrays(jobs), ...enqueueFlags(executor, options) });
   refuseUnknownTypes(row?.refused ?? []);
+  announceAfter(executor, { jobs: row?.due === true });
 }
 
 const insert = writing("enqueue_jobs", jobArrayParameters, (db, p, schema) =>
@@ -57,6 +61,6 @@ const insert = writing("enqueue_jobs", jobArrayParameters, (db, p, schema) =>
     .with("inserted", (qb) => insertAdmitted(qb, sql`not exists (select from refused)`))
     .selectNoFrom([
       sql<string[]>`array(select type from refused)`.as("refused"),
-      announceJobs(p.notify, schema, sql`select from inserted where run_at <= now()`).as("announced"),
+      ...announceDue(p.notify, schema, sql`select from inserted where run_at <= now()`),
     ]),
 );

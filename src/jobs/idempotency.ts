@@ -1,6 +1,6 @@
 /** Keys that outlast their jobs: idempotency keys and the windows of a throttle (FEATURES F-J3, F-J12). The key is taken first, and the job follows it. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-import { announceJobs } from "../database/announce.ts";
+import { announceAfter, announceDue } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { inRounds } from "../database/rounds.ts";
@@ -57,6 +57,7 @@ async function takeKeys(
   const flags = { ...enqueueFlags(executor, options), lockWait: lockWaitFor(executor) };
   const row = await statement.executeFirst(executor, { ...jobArrays(jobs), ...keyArrays(jobs), ...flags });
   refuseUnknownTypes(row?.refused ?? []);
+  announceAfter(executor, { jobs: row?.due === true });
   return new Map((row?.inserted ?? []).map((id) => [id, insertedJob(id)]));
 }
 
@@ -242,7 +243,7 @@ function taking(
     .selectNoFrom([
       sql<string[]>`array(select type from refused)`.as("refused"),
       sql<string[]>`array(select id from inserted)`.as("inserted"),
-      announceJobs(p.notify, schema, sql`select from inserted where run_at <= now()`).as("announced"),
+      ...announceDue(p.notify, schema, sql`select from inserted where run_at <= now()`),
     ]);
 }
 

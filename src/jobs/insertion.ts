@@ -1,8 +1,9 @@
 /** How prepared jobs become rows of the queue, with or without idempotency keys. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import { announcesItself } from "../database/announce.ts";
 import type { JsonColumn } from "../database/column-types.ts";
 import type { Executor } from "../database/executor.ts";
-import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
+import { type Placeholders, type RowOf, rowsOf, sparse } from "../database/parameters.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
@@ -33,7 +34,7 @@ export function insertedJob(id: string): EnqueuedJob {
 }
 
 export function enqueueFlags(executor: Executor, options: EnqueueOptions) {
-  return { strict: options.strict ?? false, notify: executor.settings.notify };
+  return { strict: options.strict ?? false, notify: announcesItself(executor) };
 }
 
 export function refuseUnknownTypes(types: readonly string[]): void {
@@ -62,13 +63,13 @@ export function jobArrays(jobs: readonly PreparedJob[]) {
     ids: jobs.map(({ id }) => id),
     types: jobs.map(({ type }) => type),
     payloads: jobs.map(({ payload }) => payload),
-    priorities: jobs.map(({ settings }) => settings.priority),
-    maxAttempts: jobs.map(({ settings }) => settings.maxAttempts),
-    timeouts: jobs.map(({ settings }) => settings.timeoutSeconds),
-    runAts: jobs.map(({ runAt }) => runAt),
-    organizations: jobs.map(({ organizationId }) => organizationId),
-    tags: jobs.map(({ tags }) => tags),
-    metadata: jobs.map(({ metadata }) => metadata),
+    priorities: sparse(jobs, ({ settings }) => settings.priority),
+    maxAttempts: sparse(jobs, ({ settings }) => settings.maxAttempts),
+    timeouts: sparse(jobs, ({ settings }) => settings.timeoutSeconds),
+    runAts: sparse(jobs, ({ runAt }) => runAt),
+    organizations: sparse(jobs, ({ organizationId }) => organizationId),
+    tags: sparse(jobs, ({ tags }) => tags),
+    metadata: sparse(jobs, ({ metadata }) => metadata),
     ...limitArrays(jobs.map(({ limit }) => limit)),
   };
 }
@@ -165,7 +166,9 @@ export function insertAdmitted(
             .orderBy(sql.ref("input.active_key"))
             .orderBy(sql.ref("input.debounce_key"))
             .orderBy("input.id"),
-        ),
+        )
+        // As they were asked for, whatever the join makes of it: indexes grow at their end.
+        .$if(keys.length === 0, (query) => query.orderBy("input.id")),
     )
     .returning(["id", "run_at"]);
 }

@@ -1,5 +1,6 @@
 /** What a job says of its limit, and what of it is stored (FEATURES F-J11). */
 import { type RawBuilder, sql } from "kysely";
+import { sparse } from "../database/parameters.ts";
 import { LedgerError } from "../errors.ts";
 import { validDuration, validInteger, validName } from "./arguments.ts";
 
@@ -83,10 +84,10 @@ export const limitParameters = {
 
 export function limitArrays(limits: readonly (PreparedLimit | null)[]) {
   return {
-    limitKeys: limits.map((limit) => limit?.key ?? null),
-    limitConcurrencies: limits.map((limit) => limit?.concurrency ?? null),
-    limitStarts: limits.map((limit) => limit?.starts ?? null),
-    limitPeriods: limits.map((limit) => limit?.periodSeconds ?? null),
+    limitKeys: sparse(limits, (limit) => limit?.key ?? null),
+    limitConcurrencies: sparse(limits, (limit) => limit?.concurrency ?? null),
+    limitStarts: sparse(limits, (limit) => limit?.starts ?? null),
+    limitPeriods: sparse(limits, (limit) => limit?.periodSeconds ?? null),
   };
 }
 

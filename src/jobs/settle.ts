@@ -6,7 +6,7 @@ import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { announceJobs } from "../database/announce.ts";
 import { toDateOrNull } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
-import { type Placeholders, type RowOf, rowsOf } from "../database/parameters.ts";
+import { type Placeholders, type RowOf, rowsOf, sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { FailureKind, JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
@@ -75,11 +75,11 @@ export function outcomeArguments(executor: Executor, outcomes: readonly Prepared
       executor,
       outcomes.map(({ lease }) => lease),
     ),
-    kinds: outcomes.map(({ kind }) => kind),
-    outputs: outcomes.map(({ output }) => output),
-    codes: outcomes.map(({ code }) => code),
-    messages: outcomes.map(({ message }) => message),
-    notBefores: outcomes.map(({ notBefore }) => notBefore),
+    kinds: sparse(outcomes, ({ kind }) => kind),
+    outputs: sparse(outcomes, ({ output }) => output),
+    codes: sparse(outcomes, ({ code }) => code),
+    messages: sparse(outcomes, ({ message }) => message),
+    notBefores: sparse(outcomes, ({ notBefore }) => notBefore),
   };
 }
 

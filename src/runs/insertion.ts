@@ -157,5 +157,5 @@ export function withGraphs(db: QueryCreator<LedgerTables & { runs: InsertedRun }
     )
     .selectFrom("runs")
     .innerJoin("announced", (join) => join.onTrue())
-    .select(["runs.id", "runs.status"]);
+    .select(["runs.id", "runs.status", sql<boolean>`exists (select from inserted)`.as("due")]);
 }

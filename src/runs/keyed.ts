@@ -1,5 +1,6 @@
 /** Enqueue of runs of which some have keys: idempotency keys, and active keys that a run holds until it ends (FEATURES F-W2, F-J12). */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
+import { announceAfter, announcesItself } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { sameTenant } from "../database/live-keys.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
@@ -58,8 +59,9 @@ async function takeKeys(executor: Executor, statement: typeof take, runs: readon
     ...runArrays(runs),
     ...keyArrays(runs),
     lockWait: lockWaitFor(executor),
-    notify: executor.settings.notify,
+    notify: announcesItself(executor),
   });
+  announceAfter(executor, { jobs: rows.some(({ due }) => due) });
   return new Map(rows.map(({ id, status }) => [id, { id, status: decodeRunStatus(status), disposition: "inserted" }]));
 }
 

@@ -1,8 +1,9 @@
 /** A run's result: the output of its result step, waited for without holding a connection (FEATURES F-W10). */
 
 import { sql } from "kysely";
+import { runsChannel } from "../database/channels.ts";
 import type { JsonValue } from "../database/column-types.ts";
-import { type Executor, runsChannel } from "../database/executor.ts";
+import type { Executor } from "../database/executor.ts";
 import { validUuid } from "../database/ids.ts";
 import type { Listener } from "../database/listener.ts";
 import { inScope, type Scope, scopeArguments, scopeParameters } from "../database/scope.ts";

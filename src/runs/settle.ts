@@ -13,7 +13,6 @@ import {
   type Settlement,
   type SettleResult,
   type SnoozeRequest,
-  type StoredOutcome,
   type Success,
 } from "../jobs/outcome.ts";
 import type { StepOutcome } from "../steps/cascade.ts";

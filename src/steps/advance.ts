@@ -4,9 +4,9 @@
  * whoever would have to wait for a release lock, is left untouched for `cascade.ts`.
  */
 import { sql } from "kysely";
-import { announceJobs, announceRuns } from "../database/announce.ts";
+import { announceAfter, announceJobs, announceRuns, announcesItself } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
-import { rowsOf } from "../database/parameters.ts";
+import { rowsOf, sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import type { StepStatus } from "../database/statuses.ts";
 import { appendEnded, succeededOfQueue } from "../jobs/ending.ts";
@@ -44,9 +44,10 @@ export async function advance(executor: Executor, successes: readonly PreparedOu
     ...leases,
     runIds,
     releaseKeys: runIds.map((runId) => String(runReleaseKey(runId))),
-    outputs: successes.map(({ output }) => output),
-    notify: executor.settings.notify,
+    outputs: sparse(successes, ({ output }) => output),
+    notify: announcesItself(executor),
   });
+  announceAfter(executor, { jobs: row?.released === true, runs: row?.ended_runs ?? [] });
   const [held, done] = [new Set(row?.held), new Set(row?.done)];
   const stateOf = ({ lease }: PreparedOutcome) => {
     if (!held.has(leaseKey(lease))) return "LOST";
@@ -294,5 +295,7 @@ const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema
     .select([
       sql<string[]>`array(select lease_key from fenced)`.as("held"),
       sql<string[]>`array(select job_id from change where job_id is not null)`.as("done"),
+      sql<boolean>`exists (select from inserted)`.as("released"),
+      sql<string[]>`array(select id::text from counted where ended_at is not null)`.as("ended_runs"),
     ]),
 );
