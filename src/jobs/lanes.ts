@@ -86,13 +86,24 @@ export function withLanes(db: QueryCreator<WithWanted>): QueryCreator<WithLanes>
             ]),
         ),
     )
-    .with("lane", (qb) =>
-      qb
-        .selectFrom("lanes as l")
-        .where("l.priority", "is not", null)
-        .select(["l.type", "l.priority"])
-        .orderBy("l.priority", "desc"),
-    );
+    .with("lane", (qb) => qb.selectFrom(lanesByPriority).selectAll());
+}
+
+/** What `lanes` has, highest priority first. */
+const lanesByPriority = few<LaneRow>()("lane", "lanes", ["type", "priority"]);
+const quotaByPriority = few<QuotaRow>()("o", "quota", ["type", "priority", "jobs"]);
+
+/**
+ * A CTE of lanes by way of arrays: of a recursive query or an aggregate the planner expects so many rows that no plan for
+ * any values looks good to it.
+ */
+function few<Row extends LaneRow>() {
+  return <A extends string>(alias: A, source: string, columns: readonly (keyof Row & string)[]) => {
+    const inOrder = sql`from ${sql.id(source)} where priority is not null order by priority desc, type`;
+    const arrays = columns.map((column) => sql`array(select ${sql.id(column)} ${inOrder})`);
+    const names = sql.join(columns.map((column) => sql.id(column)));
+    return sql<Row>`unnest(${sql.join(arrays)})`.as<A>(sql`${sql.id(alias)}(${names})`);
+  };
 }
 
 /** The next jobs in order over all lanes, not locked. */
@@ -125,7 +136,7 @@ export function nextInLanes(qb: QueryCreator<LedgerTables & { lane: LaneRow }>, 
 export function lockedOfQuota(qb: QueryCreator<LedgerTables & { quota: QuotaRow }>, limit: RawBuilder<number>) {
   return (
     qb
-      .selectFrom("quota as o")
+      .selectFrom(quotaByPriority)
       .innerJoinLateral(
         (eb) =>
           eb
