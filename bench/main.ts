@@ -10,12 +10,12 @@
  *   --docs                           puts the table into docs/performance.md, or into the page of --page
  */
 import { parseArgs } from "node:util";
-import pg from "pg";
 import { startPostgres } from "../src/testing/index.ts";
 import { compare } from "./harness/compare.ts";
 import { benchNode } from "./harness/node.ts";
 import { conditions, linesOf, printed } from "./harness/report.ts";
 import { type Entry, FLOOR, OURS, roster, versionOf } from "./harness/roster.ts";
+import { settingsOf } from "./harness/server.ts";
 import { type SizeName, sizes } from "./harness/sizes.ts";
 import { writeDocs, writeResults } from "./harness/write.ts";
 import { works } from "./works/all.ts";
@@ -75,20 +75,6 @@ function isRunnable(entry: Entry): boolean {
     print(`without ${entry.name}: needs Node ${entry.node}, not ${version}`);
   else return true;
   return false;
-}
-
-async function settingsOf(url: string): Promise<Record<string, string>> {
-  const client = new pg.Client({ connectionString: url });
-  await client.connect();
-  const names = ["server_version", "fsync", "synchronous_commit", "shared_buffers", "max_wal_size"];
-  const { rows } = await client
-    .query<{ name: string; setting: string }>(
-      "select name, current_setting(name) as setting from unnest($1::text[]) as name",
-      [names],
-    )
-    .finally(() => client.end());
-  const settings = Object.fromEntries(rows.map(({ name, setting }) => [name, setting]));
-  return { ...settings, version: settings.server_version ?? "unknown" };
 }
 
 function print(text: string): void {

@@ -8,6 +8,7 @@ import pg from "pg";
 import { migrate, rollback } from "../db/index.ts";
 import { createLedger, type Ledger } from "../src/index.ts";
 import { startPostgres } from "../src/testing/index.ts";
+import { withPast } from "./harness/past.ts";
 import { median } from "./measure.ts";
 
 const { values } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
@@ -82,21 +83,7 @@ async function drain(own: Ledger, workerId: string): Promise<number> {
 async function prepare(): Promise<void> {
   await rollback(db);
   await migrate(db);
-  await pool.query(`
-    create or replace function public.id_at(days float8, n bigint) returns uuid language sql as $$
-      select (lpad(to_hex((extract(epoch from now() - days * interval '1 day') * 1000)::bigint), 12, '0')
-        || '70008' || lpad(to_hex(n), 15, '0'))::uuid $$`);
-  await pool.query(`
-    do $$
-    declare
-      week timestamptz := date_trunc('week', now() at time zone 'utc') at time zone 'utc' - interval '22 weeks';
-    begin
-      for n in 0..21 loop
-        execute format('create table runledger.job_ledger_week_%s partition of runledger.job_ledger for values from (%L) to (%L)', n,
-          (lpad(to_hex((extract(epoch from week + n * interval '7 days') * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid,
-          (lpad(to_hex((extract(epoch from week + (n + 1) * interval '7 days') * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid);
-      end loop;
-    end $$`);
+  await withPast(pool, 22);
   await pool.query(
     `insert into runledger.job_ledger (id, run_number, status, failure_kind, type, priority, run_at, attempt, max_attempts,
        timeout_seconds, enqueued_at, ended_at, payload)

@@ -29,13 +29,17 @@ export interface Failed {
   readonly error: string;
 }
 
-export interface Conditions {
+/** On what was measured. */
+export interface Circumstances {
   readonly at: string;
   readonly size: SizeName;
   readonly repetitions: number;
   readonly machine: { readonly cpu: string; readonly cores: number; readonly memoryGiB: number };
   readonly postgres: Readonly<Record<string, string>>;
   readonly node: string;
+}
+
+export interface Conditions extends Circumstances {
   readonly contestants: readonly Pick<Entry, "name" | "tuned" | "source">[];
 }
 
@@ -46,6 +50,23 @@ export function conditions(
   repetitions: number,
 ): Conditions {
   return {
+    ...circumstances(postgres, size, repetitions, benchNode().version),
+    contestants: entries.map((entry) => ({
+      name: entry.name,
+      version: versionOf(entry),
+      tuned: entry.tuned,
+      source: entry.source,
+    })),
+  };
+}
+
+export function circumstances(
+  postgres: Readonly<Record<string, string>>,
+  size: SizeName,
+  repetitions: number,
+  node: string = process.versions.node,
+): Circumstances {
+  return {
     at: new Date().toISOString(),
     size,
     repetitions,
@@ -55,13 +76,7 @@ export function conditions(
       memoryGiB: Math.round(totalmem() / 2 ** 30),
     },
     postgres,
-    node: benchNode().version,
-    contestants: entries.map((entry) => ({
-      name: entry.name,
-      version: versionOf(entry),
-      tuned: entry.tuned,
-      source: entry.source,
-    })),
+    node,
   };
 }
 

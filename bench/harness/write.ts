@@ -1,7 +1,7 @@
 /** Where results go: a file each time, and the documentation when that is asked for. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { type Conditions, type Line, markdown } from "./report.ts";
+import { type Circumstances, type Conditions, type Line, markdown } from "./report.ts";
 
 const RESULTS = new URL("../results/", import.meta.url);
 const BEGIN = "<!-- bench: begin -->";
@@ -25,6 +25,21 @@ export async function writeDocs(page: string, lines: readonly Line[], about: Con
   if (before === undefined || after === undefined) throw new Error(`${page} has no ${BEGIN} … ${END}`);
   await writeFile(page, `${before}${BEGIN}\n\n${markdown(lines, about)}\n\n${END}${after}`);
   await writeFile(new URL("docs.json", RESULTS), json(lines, about));
+}
+
+/** Of a measurement that compares us with ourselves. With `docs` a copy goes to `results/docs-<name>.json`, which is kept. */
+export async function writeFigures(
+  name: string,
+  about: Circumstances,
+  figures: Readonly<Record<string, unknown>>,
+  docs: boolean,
+): Promise<string> {
+  await mkdir(RESULTS, { recursive: true });
+  const text = `${JSON.stringify({ ...about, ...figures }, null, 2)}\n`;
+  const file = new URL(`${name}-${about.at.replaceAll(/[:.]/g, "-")}.json`, RESULTS);
+  await writeFile(file, text);
+  if (docs) await writeFile(new URL(`docs-${name}.json`, RESULTS), text);
+  return fileURLToPath(file);
 }
 
 function json(lines: readonly Line[], about: Conditions): string {
