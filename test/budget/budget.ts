@@ -31,6 +31,13 @@ export const budget: Readonly<Record<keyof typeof works, Figures>> = {
     "status_count_deltas inserted": 0.004,
     "dead row versions": 2,
   },
+  heartbeat: {
+    "statements for each heartbeat of 500": 1,
+    "WAL bytes": 230,
+    "job_queue updated": 1,
+    "job_queue updated, not HOT": 0.195,
+    "dead row versions": 1,
+  },
   "runs of 5 steps in a chain": {
     "statements for each runs.enqueueMany of 500": 1,
     "statements for each claim": 1,

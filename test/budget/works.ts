@@ -1,5 +1,5 @@
 /** What is counted: each work does so many units, by the calls that a worker makes, in batches of the same size. */
-import { type GraphSpec, type Ledger, type StepRef, WorkflowBuilder } from "../../src/index.ts";
+import { type GraphSpec, type Lease, type Ledger, type StepRef, WorkflowBuilder } from "../../src/index.ts";
 import type { Calls } from "./count.ts";
 
 export interface Work {
@@ -12,9 +12,11 @@ export interface Work {
 
 const JOBS = 5_000;
 const BATCH = 500;
+const BEATS = 10;
 const STEPS = 5;
 const WIDTH = 1_000;
 const FANS = 4;
+let beating: readonly Lease[] = [];
 /** As long as a worker's own. */
 const workerId = "worker-7d9f8b6c5-x2k4q:1:0f8fad5b";
 
@@ -39,6 +41,17 @@ export const works = {
       await ledger.jobs.enqueueMany(noops(0, JOBS));
     },
     run: (ledger, calls) => drain(ledger, calls, ["noop"], BATCH),
+  },
+  heartbeat: {
+    units: BEATS * BATCH,
+    prepare: async (ledger) => {
+      await ledger.jobs.enqueueMany(noops(0, BATCH));
+      const jobs = await ledger.jobs.claim({ workerId, limit: BATCH, types: ["noop"] });
+      beating = jobs.map(({ lease }) => lease);
+    },
+    run: async (ledger, calls) => {
+      for (let n = 0; n < BEATS; n += 1) await calls("heartbeat of 500", () => ledger.jobs.heartbeat(beating));
+    },
   },
   "runs of 5 steps in a chain": {
     units: BATCH * STEPS,
