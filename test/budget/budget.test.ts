@@ -34,8 +34,9 @@ test("no copies of whole pages are among the bytes", () => {
   for (const figures of measured.values()) expect(figures["full page images"]).toBeUndefined();
 });
 
-/** Twice: the first time pages are new, and statements are planned without any experience. */
+/** Alone in the queue, and twice: the first time pages are new, and statements are planned without any experience. */
 async function measure(work: Work): Promise<Figures> {
+  await server.pool.query("truncate runledger.job_queue");
   await work.prepare?.(server.ledger);
   await work.run(server.ledger, (_, call) => call());
   await work.prepare?.(server.ledger);

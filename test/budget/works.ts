@@ -16,6 +16,7 @@ const BEATS = 10;
 const STEPS = 5;
 const WIDTH = 1_000;
 const FANS = 4;
+const payload = { text: "x".repeat(500) };
 let beating: readonly Lease[] = [];
 /** As long as a worker's own. */
 const workerId = "worker-7d9f8b6c5-x2k4q:1:0f8fad5b";
@@ -36,11 +37,16 @@ export const works = {
   },
   "from claim to ledger": {
     units: JOBS,
-    prepare: async (ledger) => {
-      await drain(ledger, (_, call) => call(), ["noop"], BATCH);
-      await ledger.jobs.enqueueMany(noops(0, JOBS));
-    },
+    prepare: (ledger) => ledger.jobs.enqueueMany(noops(0, JOBS)),
     run: (ledger, calls) => drain(ledger, calls, ["noop"], BATCH),
+  },
+  "from enqueue to ledger, 500 bytes of payload": {
+    units: JOBS,
+    run: async (ledger, calls) => {
+      for (let from = 0; from < JOBS; from += 1000)
+        await calls("enqueueMany of 1000", () => ledger.jobs.enqueueMany(Array(1000).fill({ type: "noop", payload })));
+      await drain(ledger, calls, ["noop"], BATCH);
+    },
   },
   heartbeat: {
     units: BEATS * BATCH,
