@@ -6,12 +6,13 @@
  *   --pending 1000000 --finished 10000000   the largest backlog and history; a tenth and a hundredth of them are measured too
  *   --jobs 30000                            how many jobs one drain has
  *   --repetitions 5
- *   --docs                                  keeps the figures for the chart, which `npm run docs:chart` draws
+ *   --docs                                  writes them into docs/performance.md; `npm run docs:chart` draws the chart from them
  */
 import { parseArgs } from "node:util";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { migrate } from "../db/index.ts";
+import { table as markdownTable } from "../docs/markdown.ts";
 import { createTemplate, startPostgres } from "../src/testing/index.ts";
 import { BATCH, type Scene, Stage, type Turn } from "./claims/stage.ts";
 import { circumstances } from "./harness/report.ts";
@@ -47,8 +48,16 @@ const empty: Scene = { title: "empty", pending: 0, finished: 0, held: false };
 const steps = [100, 10, 1];
 const scenes: readonly Scene[] = [
   empty,
-  ...steps.map((part) => ({ ...empty, title: `${pending / part} pending`, pending: Math.round(pending / part) })),
-  ...steps.map((part) => ({ ...empty, title: `${finished / part} finished`, finished: Math.round(finished / part) })),
+  ...steps.map((part) => ({
+    ...empty,
+    title: `${spaced(pending / part)} pending`,
+    pending: Math.round(pending / part),
+  })),
+  ...steps.map((part) => ({
+    ...empty,
+    title: `${spaced(finished / part)} finished`,
+    finished: Math.round(finished / part),
+  })),
   { ...empty, title: "transaction held open", held: true },
 ];
 
@@ -73,7 +82,8 @@ try {
   for (const stage of stages) await stage.close();
   const results = scenes.map((scene) => figuresOf(scene, drains));
   print(table(results));
-  print(await writeFigures("claim-cost", about, { jobs, batch: BATCH, target: TARGET, scenes: results }, values.docs));
+  const figures = { jobs, batch: BATCH, target: TARGET, scenes: results };
+  print(await writeFigures("claim-cost", about, figures, values.docs ? markdown(results) : undefined));
 } finally {
   await server.stop();
 }
@@ -167,6 +177,22 @@ function table(results: readonly Figures[]): string {
   return [head, ...rows]
     .map(([title = "", ...cells]) => `${title.padEnd(24)}${cells.map((cell) => cell.padStart(18)).join("")}`)
     .join("\n");
+}
+
+function markdown(results: readonly Figures[]): string {
+  const head = ["", `claim of ${BATCH}, ms`, "×", "× at the end", "× with settle", "jobs/s", "pages a claim touches"];
+  const rows = results.map(({ title, claimMs, claimRatio, lateClaimRatio, bothRatio, jobsPerSecond, pages }) => [
+    title,
+    claimMs.median.toFixed(1),
+    ...[claimRatio, lateClaimRatio, bothRatio].map(({ median }) => median.toFixed(2)),
+    String(jobsPerSecond),
+    `${pages.first} to ${pages.last}`,
+  ]);
+  return `Median of ${repetitions} drains of ${spaced(jobs)} jobs each.\n\n${markdownTable(head, rows)}`;
+}
+
+function spaced(count: number): string {
+  return Math.round(count).toLocaleString("en-US").replaceAll(",", " ");
 }
 
 function verdict({ held, claimRatio }: Figures): string {

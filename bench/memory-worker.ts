@@ -14,11 +14,12 @@ export interface MemoryWorkerArguments {
   readonly tuned: boolean;
 }
 
-/** How many jobs are done, and how much memory the process has then: in all, and at most so far. */
+/** How many jobs are done, how much memory the process has then and had at most so far, and what CPU time it has used. */
 export interface MemorySample {
   readonly done: number;
   readonly rssMiB: number;
   readonly peakMiB: number;
+  readonly cpuMs: number;
 }
 
 const SAMPLES = 100;
@@ -44,10 +45,12 @@ report();
 await worker.start();
 
 function report(): void {
+  const { user, system } = process.cpuUsage();
   const sample: MemorySample = {
     done,
     rssMiB: process.memoryUsage.rss() / 2 ** 20,
     peakMiB: process.resourceUsage().maxRSS / 2 ** 10,
+    cpuMs: (user + system) / 1_000,
   };
   process.send?.(sample);
 }

@@ -1,5 +1,5 @@
 /**
- * `npm run bench:memory [-- --jobs 100000]`: the memory of a worker's process while it drains a million jobs that do
+ * `npm run bench:memory [-- --jobs 100000] [--docs]`: the memory of a worker's process while it drains a million jobs that do
  * nothing, with the default settings and tuned for throughput. It should be flat, and under 150 MiB.
  */
 import { fork } from "node:child_process";
@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { migrate } from "../db/index.ts";
+import { table } from "../docs/markdown.ts";
 import { createLedger } from "../src/index.ts";
 import { cloneDatabase, createTemplate, startPostgres } from "../src/testing/index.ts";
 import { circumstances } from "./harness/report.ts";
@@ -28,7 +29,7 @@ const WORKER = new URL("results/compiled/bench/memory-worker.js", import.meta.ur
 const server = await startPostgres({ url: false, durable: true, container: false });
 try {
   const { name } = await createTemplate(server.url, "memory", fill);
-  const settings: Record<string, ReturnType<typeof summary>> = {};
+  const settings: Record<string, Summary> = {};
   for (const tuned of [false, true]) {
     const { url } = await cloneDatabase(server.url, name);
     const result = summary(await drain({ url, jobs, tuned }));
@@ -36,7 +37,8 @@ try {
     print(`${(tuned ? "tuned" : "defaults").padEnd(10)} ${described(result)}`);
   }
   const about = circumstances(await settingsOf(server.url), jobs < 1_000_000 ? "quick" : "full", 1);
-  print(await writeFigures("memory", about, { jobs, targetMiB: TARGET_MIB, settings }, values.docs));
+  const figures = { jobs, targetMiB: TARGET_MIB, settings };
+  print(await writeFigures("memory", about, figures, values.docs ? markdown(settings) : undefined));
 } finally {
   await server.stop();
 }
@@ -80,10 +82,14 @@ async function drain(options: MemoryWorkerArguments): Promise<Drained> {
   return { samples, seconds };
 }
 
+type Summary = ReturnType<typeof summary>;
+
 function summary({ samples, seconds }: Drained) {
   const at = (share: number) => samples.find(({ done }) => done >= share * jobs)?.rssMiB ?? Number.NaN;
   return {
     jobsPerSecond: Math.round(jobs / seconds),
+    /** CPU time of the worker's process, in microseconds. */
+    cpuPerJob: Math.round((Math.max(...samples.map(({ cpuMs }) => cpuMs)) * 1_000) / jobs),
     beforeMiB: Math.round(at(0)),
     rssMiB: Object.fromEntries(SHARES.map((share) => [`${share * 100} %`, Math.round(at(share))])),
     peakMiB: Math.round(Math.max(...samples.map(({ peakMiB }) => peakMiB))),
@@ -97,10 +103,19 @@ function mostIn(samples: readonly MemorySample[], from: number, to: number): num
   return Math.max(...within.map(({ rssMiB }) => rssMiB));
 }
 
-function described({ jobsPerSecond, beforeMiB, rssMiB, peakMiB, growthMiB }: ReturnType<typeof summary>): string {
+function described(result: Summary): string {
+  const { jobsPerSecond, cpuPerJob, beforeMiB, rssMiB, peakMiB, growthMiB } = result;
   const shares = Object.entries(rssMiB).map(([share, mib]) => `${share}: ${mib}`);
   const verdict = peakMiB <= TARGET_MIB ? `within ${TARGET_MIB}` : `over ${TARGET_MIB}`;
-  return `${jobsPerSecond} jobs/s; MiB before ${beforeMiB}, at ${shares.join(", ")}; peak ${peakMiB}, ${verdict}; second half ${growthMiB >= 0 ? "+" : ""}${growthMiB}`;
+  return `${jobsPerSecond} jobs/s, ${cpuPerJob} µs of CPU each; MiB before ${beforeMiB}, at ${shares.join(", ")}; peak ${peakMiB}, ${verdict}; second half ${growthMiB >= 0 ? "+" : ""}${growthMiB}`;
+}
+
+function markdown(settings: Readonly<Record<string, Summary>>): string {
+  const head = ["MiB", "before", ...SHARES.map((share) => `${share * 100} %`), "peak", "jobs/s", "CPU for each, µs"];
+  const rows = Object.entries(settings).map(([name, { beforeMiB, rssMiB, peakMiB, jobsPerSecond, cpuPerJob }]) =>
+    [name, beforeMiB, ...Object.values(rssMiB), peakMiB, jobsPerSecond, cpuPerJob].map(String),
+  );
+  return `A drain of ${jobs} jobs by one process.\n\n${table(head, rows)}`;
 }
 
 function print(text: string): void {

@@ -1,5 +1,6 @@
 /** What is printed and written: medians, spread, and how runledger compares. */
 import { cpus, totalmem } from "node:os";
+import { table } from "../../docs/markdown.ts";
 import { median, spread } from "../measure.ts";
 import type { Outcome, Result } from "./compare.ts";
 import { benchNode } from "./node.ts";
@@ -129,15 +130,20 @@ export function markdown(lines: readonly Line[], about: Conditions): string {
     line.metric,
     ...names.map((name) => cell(line.contestants[name], name === OURS)),
   ]);
-  const { machine, postgres } = about;
   return [
-    `${about.at.slice(0, 10)}, ${machine.cores} × ${machine.cpu}, ${machine.memoryGiB} GiB; PostgreSQL ${postgres.version}, fsync ${postgres.fsync}, synchronous_commit ${postgres.synchronous_commit}; ` +
-      `everybody on Node ${about.node}. Median of ${about.repetitions}; in brackets how many times better runledger is.`,
+    `${measuredOn(about)}, for everybody. Median of ${about.repetitions}; in brackets how many times better runledger is.`,
     "",
-    row(["work", "", ...names]),
-    row(["---", "---", ...names.map(() => "--:")]),
-    ...rows.map(row),
+    table(["work", "", ...names], rows),
   ].join("\n");
+}
+
+/** When and on what. */
+export function measuredOn({ at, machine, postgres, node }: Circumstances): string {
+  const { version, fsync, synchronous_commit } = postgres;
+  return (
+    `${at.slice(0, 10)}, ${machine.cores} × ${machine.cpu}, ${machine.memoryGiB} GiB; PostgreSQL ${version}, ` +
+    `fsync ${fsync}, synchronous_commit ${synchronous_commit}; Node ${node}`
+  );
 }
 
 function cell(figures: Figures | Failed | undefined, ours: boolean): string {
@@ -146,10 +152,6 @@ function cell(figures: Figures | Failed | undefined, ours: boolean): string {
   const { median, ratio } = figures;
   if (ours) return `**${short(median)}**`;
   return ratio === null ? short(median) : `${short(median)} (×${ratio.toFixed(2)})`;
-}
-
-function row(cells: readonly string[]): string {
-  return `| ${cells.join(" | ")} |`;
 }
 
 function short(value: number): string {

@@ -1,11 +1,10 @@
 /** Where results go: a file each time, and the documentation when that is asked for. */
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { type Circumstances, type Conditions, type Line, markdown } from "./report.ts";
+import { performancePage, writePart } from "../../docs/parts.ts";
+import { type Circumstances, type Conditions, type Line, markdown, measuredOn } from "./report.ts";
 
 const RESULTS = new URL("../results/", import.meta.url);
-const BEGIN = "<!-- bench: begin -->";
-const END = "<!-- bench: end -->";
 
 /** Answers the path of the JSON; the table is beside it. */
 export async function writeResults(lines: readonly Line[], about: Conditions): Promise<string> {
@@ -19,26 +18,28 @@ export async function writeResults(lines: readonly Line[], about: Conditions): P
 
 /** Puts the table between the markers of the page, and the figures behind it into `results/docs.json`. */
 export async function writeDocs(page: string, lines: readonly Line[], about: Conditions): Promise<void> {
-  const text = await readFile(page, "utf8");
-  const [before, rest] = text.split(BEGIN);
-  const after = rest?.split(END)[1];
-  if (before === undefined || after === undefined) throw new Error(`${page} has no ${BEGIN} … ${END}`);
-  await writeFile(page, `${before}${BEGIN}\n\n${markdown(lines, about)}\n\n${END}${after}`);
+  await writePart(page, "bench", markdown(lines, about));
   await writeFile(new URL("docs.json", RESULTS), json(lines, about));
 }
 
-/** Of a measurement that compares us with ourselves. With `docs` a copy goes to `results/docs-<name>.json`, which is kept. */
+/**
+ * Of a measurement that compares us with ourselves. With a `part` for the documentation that goes into its page, and the
+ * figures behind it into `results/docs-<name>.json`, which is kept.
+ */
 export async function writeFigures(
   name: string,
   about: Circumstances,
   figures: Readonly<Record<string, unknown>>,
-  docs: boolean,
+  part: string | undefined,
 ): Promise<string> {
   await mkdir(RESULTS, { recursive: true });
   const text = `${JSON.stringify({ ...about, ...figures }, null, 2)}\n`;
   const file = new URL(`${name}-${about.at.replaceAll(/[:.]/g, "-")}.json`, RESULTS);
   await writeFile(file, text);
-  if (docs) await writeFile(new URL(`docs-${name}.json`, RESULTS), text);
+  if (part !== undefined) {
+    await writeFile(new URL(`docs-${name}.json`, RESULTS), text);
+    await writePart(performancePage, name, `${measuredOn(about)}.\n\n${part}`);
+  }
   return fileURLToPath(file);
 }
 
