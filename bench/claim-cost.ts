@@ -68,6 +68,8 @@ interface Drain {
   /** Of the last tenth of the claims: what a drain leaves behind is in the way at its end. */
   readonly lateClaimMs: number;
   readonly pages: { readonly first: number; readonly last: number };
+  /** The share of the claims that were planned for their own values: each costs as much again as it takes to run. */
+  readonly planned: number;
 }
 
 const server = await startPostgres({ url: false, durable: true, container: false });
@@ -104,7 +106,11 @@ async function openAll(url: string): Promise<Stage[]> {
 async function drainAll(stages: readonly Stage[]): Promise<Map<Scene, Drain>> {
   const turns = new Map<Scene, Turn[]>();
   const pages = new Map<Scene, number[]>();
-  for (const stage of stages) await stage.begin(jobs);
+  const plans = new Map<Scene, number>();
+  for (const stage of stages) {
+    await stage.begin(jobs);
+    plans.set(stage.scene, await stage.customPlans());
+  }
   for (let turn = 0; turn < Math.floor(jobs / BATCH); turn += 1) {
     for (const stage of rotated(stages, turn)) {
       if (turn === FIRST || turn === LAST)
@@ -113,17 +119,28 @@ async function drainAll(stages: readonly Stage[]): Promise<Map<Scene, Drain>> {
       turns.set(stage.scene, [...(turns.get(stage.scene) ?? []), timed]);
     }
   }
-  for (const stage of stages) await stage.end();
-  return new Map(stages.map(({ scene }) => [scene, drainOf(turns.get(scene) ?? [], pages.get(scene) ?? [])]));
+  const drains = new Map<Scene, Drain>();
+  for (const stage of stages) {
+    const { scene } = stage;
+    const planned = (await stage.customPlans()) - (plans.get(scene) ?? 0);
+    drains.set(scene, drainOf(turns.get(scene) ?? [], pages.get(scene) ?? [], planned));
+    await stage.end();
+  }
+  return drains;
 }
 
-function drainOf(turns: readonly Turn[], [first = Number.NaN, last = Number.NaN]: readonly number[]): Drain {
+function drainOf(
+  turns: readonly Turn[],
+  [first = Number.NaN, last = Number.NaN]: readonly number[],
+  planned: number,
+): Drain {
   const claims = turns.map(({ claimMs }) => claimMs);
   return {
     claimMs: median(claims),
     settleMs: median(turns.map(({ settleMs }) => settleMs)),
     lateClaimMs: median(claims.slice(-Math.ceil(claims.length / 10))),
     pages: { first, last },
+    planned: planned / turns.length,
   };
 }
 
@@ -141,6 +158,7 @@ interface Figures extends Scene {
   readonly bothRatio: Spread;
   readonly jobsPerSecond: number;
   readonly pages: Drain["pages"];
+  readonly planned: number;
 }
 
 function figuresOf(scene: Scene, drains: ReadonlyMap<Scene, readonly Drain[]>): Figures {
@@ -157,11 +175,24 @@ function figuresOf(scene: Scene, drains: ReadonlyMap<Scene, readonly Drain[]>): 
     bothRatio: ratio(both),
     jobsPerSecond: Math.round((BATCH * 1000) / median(own.map(both))),
     pages: { first: median(own.map(({ pages }) => pages.first)), last: median(own.map(({ pages }) => pages.last)) },
+    planned: median(own.map(({ planned }) => planned)),
   };
 }
 
 function table(results: readonly Figures[]): string {
-  const head = ["", "claim ms", "settle ms", "claim ×", "at the end ×", "both ×", "jobs/s", "pages, first", "last", ""];
+  const head = [
+    "",
+    "claim ms",
+    "settle ms",
+    "claim ×",
+    "at the end ×",
+    "both ×",
+    "jobs/s",
+    "pages, first",
+    "last",
+    "planned anew",
+    "",
+  ];
   const rows = results.map((one) => [
     one.title,
     one.claimMs.median.toFixed(2),
@@ -172,6 +203,7 @@ function table(results: readonly Figures[]): string {
     String(one.jobsPerSecond),
     String(one.pages.first),
     String(one.pages.last),
+    percent(one.planned),
     verdict(one),
   ]);
   return [head, ...rows]
@@ -180,15 +212,31 @@ function table(results: readonly Figures[]): string {
 }
 
 function markdown(results: readonly Figures[]): string {
-  const head = ["", `claim of ${BATCH}, ms`, "×", "× at the end", "× with settle", "jobs/s", "pages a claim touches"];
-  const rows = results.map(({ title, claimMs, claimRatio, lateClaimRatio, bothRatio, jobsPerSecond, pages }) => [
-    title,
-    claimMs.median.toFixed(1),
-    ...[claimRatio, lateClaimRatio, bothRatio].map(({ median }) => median.toFixed(2)),
-    String(jobsPerSecond),
-    `${pages.first} to ${pages.last}`,
-  ]);
+  const head = [
+    "",
+    `claim of ${BATCH}, ms`,
+    "×",
+    "× at the end",
+    "× with settle",
+    "jobs/s",
+    "pages a claim touches",
+    "planned anew",
+  ];
+  const rows = results.map(
+    ({ title, claimMs, claimRatio, lateClaimRatio, bothRatio, jobsPerSecond, pages, planned }) => [
+      title,
+      claimMs.median.toFixed(1),
+      ...[claimRatio, lateClaimRatio, bothRatio].map(({ median }) => median.toFixed(2)),
+      String(jobsPerSecond),
+      `${pages.first} to ${pages.last}`,
+      percent(planned),
+    ],
+  );
   return `Median of ${repetitions} drains of ${spaced(jobs)} jobs each.\n\n${markdownTable(head, rows)}`;
+}
+
+function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
 }
 
 function spaced(count: number): string {

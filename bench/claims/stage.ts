@@ -30,7 +30,7 @@ export class Stage {
   private constructor(scene: Scene, url: string) {
     this.scene = scene;
     this.#url = url;
-    this.#pool = prepared(new pg.Pool({ connectionString: url, max: 2 }));
+    this.#pool = prepared(new pg.Pool({ connectionString: url, max: 1 }));
     this.#pool.on("error", () => {});
     const db = new Kysely<unknown>({
       dialect: new PostgresDialect({ pool: this.#pool }),
@@ -80,6 +80,14 @@ export class Stage {
     } finally {
       client.release();
     }
+  }
+
+  /** How often this connection planned a claim for the values at hand, instead of using the plan for any. */
+  async customPlans(): Promise<number> {
+    const { rows } = await this.#pool.query<{ plans: string }>(
+      "select coalesce(sum(custom_plans), 0) as plans from pg_prepared_statements where name like 'claim_jobs:%'",
+    );
+    return Number(rows[0]?.plans);
   }
 
   async end(): Promise<void> {
