@@ -53,7 +53,7 @@ export async function open(url: string, tuning: Tuning): Promise<Contestant> {
   };
 }
 
-const settings = { tuned: { concurrency: 500, batchSize: 1_000, prefetch: 1_000 }, defaults: {} } as const;
+const settings = { tuned: { concurrency: 500, batchSize: 500, prefetch: 1_000 }, defaults: {} } as const;
 
 function handlers(started: Started) {
   return [

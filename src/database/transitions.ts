@@ -63,7 +63,7 @@ export const makers = {
   complete: {
     calls: ["jobs.complete", "jobs.settle"],
     when: "of a job without a run",
-    statements: ["settle_attempts", "settle_attempts_with_again"],
+    statements: ["complete_jobs", "settle_attempts", "settle_attempts_with_again"],
     locks: ["job rows"],
   },
   completeStep: {

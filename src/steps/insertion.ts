@@ -223,7 +223,9 @@ export function insertSteps(qb: QueryCreator<WithSteps>, schema: string) {
             "expires_at",
           ),
           sql<Date | null>`case when s.status in ('SUCCEEDED', 'FAILED', 'CANCELED') then now() end`.as("ended_at"),
-        ]),
+        ])
+        // As they were asked for, whatever joins made of it: indexes grow at their end.
+        .orderBy("s.step_id"),
     );
 }
 
@@ -273,6 +275,9 @@ export function insertEdges(qb: QueryCreator<LedgerTables & { edge: EdgeRow }>, 
           "e.prerequisite_id",
           "e.step_id",
           sql<DependencyKind>`e.kind::${sql.id(schema, "dependency_kind")}`.as("kind"),
-        ]),
+        ])
+        .orderBy("e.run_id")
+        .orderBy("e.prerequisite_id")
+        .orderBy("e.step_id"),
     );
 }

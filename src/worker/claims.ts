@@ -1,10 +1,18 @@
 /** Claiming: fills free slots, with what the jobs need of their prerequisites. */
 import { performance } from "node:perf_hooks";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { type ClaimedJob, LedgerError } from "../index.ts";
 import { Attempt, type AttemptHost } from "./attempt.ts";
 import { viewOf } from "./events.ts";
 import type { Settings } from "./options.ts";
 import type { Slots } from "./slots.ts";
+
+/** A claim that was sent. */
+interface Sent {
+  readonly limit: number;
+  readonly leaseEndsAt: number;
+  readonly jobs: Promise<readonly ClaimedJob[]>;
+}
 
 /** Jobs of one claim whose prerequisites are not loaded yet. */
 interface Unprepared {
@@ -18,6 +26,8 @@ export class Claims {
   readonly #host: AttemptHost;
   readonly #types: readonly string[];
   #unprepared: Unprepared | undefined;
+  /** Sent while the jobs of the one before were still to be run. */
+  #ahead: Sent | undefined;
   #starved = false;
 
   constructor(settings: Settings, slots: Slots, host: AttemptHost) {
@@ -33,15 +43,36 @@ export class Claims {
    * back full.
    */
   async turn(): Promise<number> {
-    const { ledger, workerId, leaseSeconds, batchSize, pollIntervalMs } = this.#settings;
     await this.#prepare();
-    const limit = Math.min(this.#slots.room(), batchSize);
-    this.#starved = limit < 1;
-    if (this.#starved) return Number.POSITIVE_INFINITY;
+    const claim = this.#ahead ?? this.#send(this.#slots.room());
+    this.#ahead = undefined;
+    this.#starved = claim === undefined;
+    if (claim === undefined) return Number.POSITIVE_INFINITY;
+    const jobs = await claim.jobs;
+    const isFull = jobs.length === claim.limit;
+    if (isFull) await this.#sendAhead(this.#slots.room() - jobs.length);
+    if (jobs.length > 0) await this.take(jobs, claim.leaseEndsAt);
+    return isFull ? 0 : this.#settings.pollIntervalMs;
+  }
+
+  #send(room: number): Sent | undefined {
+    const { ledger, workerId, leaseSeconds, batchSize } = this.#settings;
+    const limit = Math.min(room, batchSize);
+    if (limit < 1) return undefined;
     const leaseEndsAt = performance.now() + leaseSeconds * 1000;
-    const jobs = await ledger.jobs.claim({ workerId, limit, leaseSeconds, types: this.#types });
-    if (jobs.length > 0) await this.take(jobs, leaseEndsAt);
-    return jobs.length === limit ? 0 : pollIntervalMs;
+    return { limit, leaseEndsAt, jobs: ledger.jobs.claim({ workerId, limit, leaseSeconds, types: this.#types }) };
+  }
+
+  /** The server looks for the next jobs while this process runs these. */
+  async #sendAhead(room: number): Promise<void> {
+    if (this.#settings.prefetch === 0) return;
+    const sent = this.#send(room);
+    if (sent === undefined) return;
+    this.#ahead = sent;
+    // Whoever waits for it in the end is told of its failure.
+    sent.jobs.catch(() => {});
+    // It goes out before the handlers take the process.
+    await nextTurn();
   }
 
   /** Takes claimed jobs on. One round trip for the prerequisites, when any is a step. */
@@ -56,11 +87,24 @@ export class Claims {
     return this.#starved;
   }
 
-  /** Takes back what never got as far as a slot. */
-  takeUnprepared(): readonly ClaimedJob[] {
-    const jobs = this.#unprepared?.jobs ?? [];
+  /** Takes back what never got as far as a slot, that of a claim under way included. */
+  async takeUnprepared(): Promise<readonly ClaimedJob[]> {
+    const unprepared = this.#unprepared?.jobs ?? [];
     this.#unprepared = undefined;
-    return jobs;
+    return [...unprepared, ...(await this.#takeAhead())];
+  }
+
+  async #takeAhead(): Promise<readonly ClaimedJob[]> {
+    const sent = this.#ahead;
+    this.#ahead = undefined;
+    try {
+      const jobs = (await sent?.jobs) ?? [];
+      if (jobs.length > 0) this.#host.emit({ type: "claimed", jobs: jobs.map(viewOf) });
+      return jobs;
+    } catch (error) {
+      this.#host.emit({ type: "error", during: "claim", error, fatal: false });
+      return [];
+    }
   }
 
   // Claims whose prerequisites cannot be loaded are kept for the next turn: giving them back would need the same database.

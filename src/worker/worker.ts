@@ -221,7 +221,7 @@ export class Worker {
         ...swept,
         handBack(
           { ledger: this.#settings.ledger, emit: this.#emit },
-          [...unstarted, ...this.#claims.takeUnprepared()],
+          [...unstarted, ...(await this.#claims.takeUnprepared())],
           HAND_BACK_TRIES,
         ),
         this.#slots.idle(),
