@@ -110,14 +110,11 @@ export function prepareOutcome(settlement: Settlement, values = noValues): Prepa
 
 const noFailure = { kind: null, output: null, code: null, message: null, notBefore: null } as const;
 
-function validLease({ jobId, runNumber, attempt, workerId, workflowRunId }: Lease): Lease {
-  return {
-    jobId: validUuid(jobId, "lease.jobId"),
-    runNumber,
-    attempt,
-    workerId,
-    workflowRunId: (workflowRunId ?? null) === null ? null : validUuid(workflowRunId, "lease.workflowRunId"),
-  };
+/** As a claim gives it, it stays the same object: batches of them come through here. */
+function validLease(lease: Lease): Lease {
+  const jobId = validUuid(lease.jobId, "lease.jobId");
+  const runId = (lease.workflowRunId ?? null) === null ? null : validUuid(lease.workflowRunId, "lease.workflowRunId");
+  return jobId === lease.jobId && runId === lease.workflowRunId ? lease : { ...lease, jobId, workflowRunId: runId };
 }
 
 function snoozed({ seconds, until, reason }: SnoozeRequest): Pick<PreparedOutcome, "notBefore" | "again"> {

@@ -7,11 +7,11 @@ import {
   LedgerError,
   type Prerequisites,
   type StepSuccess,
-  WorkflowAddition,
 } from "../index.ts";
 import { type AbortKind, JobAborted } from "./abort.ts";
+import { Context, type ContextHost } from "./context.ts";
 import { type AttemptView, type Emit, viewOf } from "./events.ts";
-import type { Handler, JobContext } from "./handlers.ts";
+import type { Handler, HandlerCall } from "./handlers.ts";
 import { outcomeOf, redacted, type ThrownOutcome } from "./outcomes.ts";
 
 /** How an attempt ended. */
@@ -161,54 +161,21 @@ export class Attempt {
 
   async #outcome(): Promise<Outcome> {
     const { job } = this;
+    const { ledger } = this.#host;
+    const { outputs: prerequisites, failures } = this.#prerequisites;
     // Before the handler can change the payload that it is given.
-    const redact = this.#host.ledger.redactor(job.payload, job.checkpoint, this.#prerequisites.outputs);
+    const redact = ledger.redactor(job.payload, job.checkpoint, prerequisites);
+    const signal = () => this.#signal();
+    const add = (addition: AppendRequest) => this.#additions.push(addition);
+    const host: ContextHost = { ledger, job, failures, signal, redact, add };
     try {
-      const output = await this.#handler.run({
-        job,
-        prerequisites: this.#prerequisites.outputs,
-        context: (payload, prerequisites) => this.#context(redact, payload, prerequisites),
-      });
+      const context: HandlerCall["context"] = (payload, outputs) => new Context(host, payload, outputs);
+      const output = await this.#handler.run({ job, prerequisites, context });
       return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
       const outcome = redacted(outcomeOf(error), redact);
       return "continuation" in outcome && this.#additions.length > 0 ? addsToSlice : outcome;
     }
-  }
-
-  #append(key: string, build: (graph: WorkflowAddition) => unknown): void {
-    if (this.job.lease.workflowRunId === null) throw new LedgerError("workflow.append_not_a_step");
-    const graph = new WorkflowAddition();
-    build(graph);
-    this.#additions.push({ key, graph: graph.build() });
-  }
-
-  #context<Payload, Outputs>(
-    redact: (text: string) => string,
-    payload: Payload,
-    prerequisites: Outputs,
-  ): JobContext<Payload, Outputs> {
-    const { job } = this;
-    const { lease } = job;
-    const { jobs } = this.#host.ledger;
-    const signal = () => this.#signal();
-    return {
-      payload,
-      prerequisites,
-      failures: this.#prerequisites.failures,
-      get signal() {
-        return signal();
-      },
-      attempt: lease.attempt,
-      checkpoint: job.checkpoint,
-      lease,
-      schedule: job.schedule,
-      job,
-      progress: (done, total) => jobs.progress(lease, total === undefined ? { done } : { done, total }),
-      saveCheckpoint: (checkpoint) => jobs.checkpoint(lease, checkpoint),
-      append: (key, build) => this.#append(key, build),
-      log: (level, message, fields) => jobs.log(lease, [{ level, message: redact(message), fields }]),
-    };
   }
 }
 
