@@ -26,10 +26,8 @@ const item = defineWorkflow("item", {
 });
 
 export async function open(url: string, tuning: Tuning): Promise<Contestant> {
-  const pool =
-    tuning === "tuned"
-      ? prepared(new pg.Pool({ connectionString: url, max: 20 }))
-      : new pg.Pool({ connectionString: url });
+  // As the README shows it.
+  const pool = prepared(new pg.Pool({ connectionString: url, ...(tuning === "tuned" ? { max: 20 } : {}) }));
   pool.on("error", () => {});
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool }) });
   const ledger = createLedger({ db, listen: () => new pg.Client({ connectionString: url }) });

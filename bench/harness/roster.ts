@@ -46,7 +46,7 @@ export const roster: readonly Entry[] = [
     chains: true,
     gaps: true,
     fans: { steps: Number.POSITIVE_INFINITY, "child runs": Number.POSITIVE_INFINITY },
-    tuned: "prepared statements, concurrency 500, pool of 20",
+    tuned: "concurrency 500, pool of 20",
     source: "docs/jobs.md, src/worker/options.ts",
   },
   {

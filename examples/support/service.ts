@@ -3,7 +3,7 @@ import { relative } from "node:path";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
 import { migrate } from "../../db/index.ts";
-import { createLedger, type Ledger, type RunledgerDatabase } from "../../src/index.ts";
+import { createLedger, type Ledger, prepared, type RunledgerDatabase } from "../../src/index.ts";
 import { type PostgresServer, startPostgres } from "../../src/testing/index.ts";
 import { createWorker, type Handler, type Worker, type WorkerEvent } from "../../src/worker/index.ts";
 
@@ -21,7 +21,7 @@ const POOL_SIZE = 20;
 /** Boots PostgreSQL with its data in the folder, or takes the server that the environment names. */
 export async function startService<Tables = unknown>(dataDirectory: string): Promise<Service<Tables>> {
   const server = await startPostgres({ dataDirectory });
-  const pool = new pg.Pool({ connectionString: server.url, max: POOL_SIZE });
+  const pool = prepared(new pg.Pool({ connectionString: server.url, max: POOL_SIZE }));
   // A broken connection is reported by the query that used it; without a listener it would end the process.
   pool.on("error", () => {});
   pool.on("connect", (client) => client.on("error", () => {}));
