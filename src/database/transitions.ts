@@ -38,7 +38,7 @@ export const makers = {
   enqueue: {
     calls: ["jobs.enqueue", "jobs.enqueueMany", "schedules.fireDue", "schedules.triggerNow"],
     when: null,
-    statements: ["enqueue_jobs", "enqueue_keyed_jobs", "enqueue_jobs_with_expired_keys"],
+    statements: ["enqueue_job", "enqueue_jobs", "enqueue_keyed_jobs", "enqueue_jobs_with_expired_keys"],
     locks: [],
   },
   enqueueLive: {
