@@ -4,6 +4,7 @@ import pg from "pg";
 import { Listener } from "../../src/database/listener.ts";
 import { createLedger } from "../../src/index.ts";
 import { createTestDatabase } from "../support/database.ts";
+import { until } from "../support/waiting.ts";
 
 const database = await createTestDatabase();
 
@@ -311,12 +312,4 @@ async function connections(): Promise<number[]> {
     [NAME],
   );
   return rows.map(({ pid }) => pid);
-}
-
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error("it did not come to pass within ten seconds");
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
 }

@@ -91,3 +91,12 @@ function shown(activity: readonly Backend[]): string {
     })
     .join("\n");
 }
+
+/** Waits for what a process itself can see. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 10_000;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error("it did not come to pass within ten seconds");
+    await sleep(5);
+  }
+}

@@ -3,7 +3,7 @@ import { sql } from "kysely";
 import { createLedger } from "../../src/index.ts";
 import { handle, type JobAborted } from "../../src/worker/index.ts";
 import { createTestDatabase } from "../support/database.ts";
-import { aborted, everywhere, gate, ledgerOn, startWorker } from "./support.ts";
+import { aborted, everywhere, gate, ledgerOn, makeWorker, startWorker, type WatchedWorker } from "./support.ts";
 
 const database = await createTestDatabase();
 const ledger = ledgerOn(database);
@@ -173,4 +173,25 @@ test("a stopped worker sends nothing and holds no timer", async () => {
   expect(timers()).toBeLessThanOrEqual(before);
   const { statements } = await database.record(() => sql`select pg_sleep(0.2)`.execute(database.db));
   expect(statements).toHaveLength(1);
+});
+
+test("a claim that was sent before the jobs of the last one were run goes back with them", async () => {
+  await ledger.jobs.enqueueMany(Array.from({ length: 6 }, (_, n) => ({ type: "ahead", payload: n })));
+  let stopping: Promise<void> | undefined;
+  const watched: WatchedWorker = makeWorker({
+    ledger,
+    concurrency: 6,
+    batchSize: 2,
+    handlers: [handle("ahead", () => {})],
+    onEvent: ({ type }) => {
+      if (type === "claimed") stopping ??= watched.worker.stop();
+    },
+  });
+  await watched.worker.start();
+  await watched.worker.done;
+  await stopping;
+
+  expect(watched.events.filter(({ type }) => type === "claimed")).toHaveLength(2);
+  const { rows } = await database.pool.query("select status, attempt from runledger.job_queue where type = 'ahead'");
+  expect(rows).toEqual(Array.from({ length: 6 }, () => ({ status: "PENDING", attempt: 0 })));
 });
