@@ -2,6 +2,8 @@
 import { expect, test } from "@jest/globals";
 import { Kysely, PostgresDialect } from "kysely";
 import pg from "pg";
+import { announceAfter } from "../../src/database/announce.ts";
+import { createExecutor } from "../../src/database/executor.ts";
 import { createLedger } from "../../src/index.ts";
 import { handle } from "../../src/worker/index.ts";
 import { createTestDatabase } from "../support/database.ts";
@@ -43,6 +45,20 @@ test("a job that is enqueued while another is announced is announced too", async
     if (n % 10 === 0) await worker.count("succeeded", n);
   }
   await worker.count("succeeded", 50);
+});
+
+test("what comes up while something is announced is told together after it, each run by its id", async () => {
+  const client = await database.connect();
+  const heard: string[] = [];
+  client.on("notification", ({ channel, payload }) => heard.push(`${channel} ${payload}`.trim()));
+  await client.query("listen runledger_jobs; listen runledger_runs");
+  const executor = createExecutor(database.db, "runledger", { notify: true, lockWaitMs: 5000 });
+
+  announceAfter(executor, { jobs: true });
+  for (const run of ["a", "b", "a"]) announceAfter(executor, { jobs: true, runs: [run] });
+  await until(() => heard.length === 4);
+
+  expect(heard.sort()).toEqual(["runledger_jobs", "runledger_jobs", "runledger_runs a", "runledger_runs b"]);
 });
 
 test("in a caller's transaction the statement announces by itself, once the transaction has committed", async () => {
