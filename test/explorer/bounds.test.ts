@@ -11,7 +11,7 @@ import { oneRun } from "./worlds.ts";
 
 const stage = await Stage.open();
 const { reset, operations, runId } = await oneRun(stage);
-const bind: LedgerOf = (db) => createLedger({ db, lockWaitMs: 30 });
+const bind: LedgerOf = (db) => createLedger({ db, notify: false, lockWaitMs: 30 });
 const releaseKey = String(runReleaseKey(runId));
 
 const locks = {

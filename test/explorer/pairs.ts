@@ -17,7 +17,8 @@ export interface PairOptions {
 /** On a busy machine a schedule takes a tenth of a second. */
 const TIMEOUT_MS = 300_000;
 
-export const bind: LedgerOf = (db) => createLedger({ db });
+/** Announcements follow an operation whenever they can, and are no part of it. */
+export const bind: LedgerOf = (db) => createLedger({ db, notify: false });
 
 export function everyTwo(stage: Stage, { reset, operations }: World, options: PairOptions): void {
   const ways = (operation: Operation): Player[] =>
