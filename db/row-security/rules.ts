@@ -152,6 +152,7 @@ export const functionRules: Readonly<Record<string, FunctionRule>> = {
   "job_requests(jsonb)": { definer: false, execute: enqueuers },
   "recount_jobs()": trigger,
   "recount_runs()": trigger,
+  "take_job_end_back()": trigger,
   "take_or_find_jobs(runledger.job_request[])": { definer: false, execute: enqueuers },
   "take_or_join_jobs(runledger.job_request[])": { definer: false, execute: enqueuers },
   "uuid_v7(timestamp with time zone)": { definer: false, execute: enqueuers },

