@@ -3,6 +3,7 @@ import { type RawBuilder, sql } from "kysely";
 import type { Announcement } from "./announcer.ts";
 import { jobsChannel, runsChannel } from "./channels.ts";
 import type { Executor } from "./executor.ts";
+import { reading } from "./statement.ts";
 
 /** Whether the statement itself announces: in a transaction of its own that is left to `announceAfter`. */
 export function announcesItself({ settings, transaction }: Executor): boolean {
@@ -10,9 +11,20 @@ export function announcesItself({ settings, transaction }: Executor): boolean {
 }
 
 /** Announces what a statement that was a transaction of its own has committed. */
-export function announceAfter(executor: Executor, announcement: Announcement): void {
-  if (executor.settings.notify && executor.transaction === "none") executor.announcer.announce(executor, announcement);
+export function announceAfter(
+  executor: Executor,
+  { jobs, runs = [] }: Pick<Announcement, "jobs"> & Partial<Announcement>,
+): void {
+  if (!executor.settings.notify || executor.transaction !== "none") return;
+  executor.announcer.announce({ jobs, runs }, (announcement) => announce.execute(executor, announcement));
 }
+
+const announce = reading("announce", { jobs: "bool", runs: "text[]" }, (_db, p, schema) => {
+  const [ofJobs, ofRuns] = [jobsChannel(schema), runsChannel(schema)];
+  return sql`
+    select case when ${p.jobs} then pg_notify(${sql.lit(ofJobs)}, '') end,
+      (select count(pg_notify(${sql.lit(ofRuns)}, id)) from unnest(${p.runs}) as id)`;
+});
 
 /** Wakes the workers when `runnable` has a row and notifying is on. An expression for the statement's own select. */
 export function announceJobs(

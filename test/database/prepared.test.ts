@@ -11,7 +11,7 @@ const database = await createTestDatabase();
 const pool = prepared(new pg.Pool({ connectionString: database.url, max: 1 }));
 database.defer(() => pool.end());
 const db = new Kysely<RunledgerDatabase>({ dialect: new PostgresDialect({ pool }) });
-const ledger = createLedger({ db });
+const ledger = createLedger({ db, notify: false });
 
 async function statements(): Promise<string[]> {
   const { rows } = await sql<{ name: string }>`select name from pg_prepared_statements order by name`.execute(db);
@@ -23,7 +23,7 @@ test("each statement is prepared once, under its name, and those of the service 
   await sql`select ${1}::int`.execute(db);
   await pool.query("select 1");
 
-  expect(await statements()).toEqual([expect.stringMatching(/^enqueue_jobs:[0-9a-f]{12}$/)]);
+  expect(await statements()).toEqual([expect.stringMatching(/^enqueue_job:[0-9a-f]{12}$/)]);
 });
 
 test("what a job goes through is the same", async () => {
@@ -41,10 +41,10 @@ test("what a job goes through is the same", async () => {
 
 test("another schema has statements of its own", async () => {
   await migrate(database.db, { schema: "elsewhere" });
-  await createLedger({ db, schema: "elsewhere" }).jobs.enqueue("prepared", {});
+  await createLedger({ db, schema: "elsewhere", notify: false }).jobs.enqueue("prepared", {});
   await ledger.jobs.enqueue("prepared", {});
 
-  const names = (await statements()).filter((name) => name.startsWith("enqueue_jobs:"));
+  const names = (await statements()).filter((name) => name.startsWith("enqueue_job:"));
   expect(new Set(names).size).toBe(2);
 });
 
