@@ -4,7 +4,7 @@ import { v7 } from "uuid";
 import { createLedger, type JobRequest, type Ledger } from "../../src/index.ts";
 import { expectInvariants, watchForDeadlocks } from "../invariants.ts";
 import { createTestDatabase } from "../support/database.ts";
-import { waitForBackend } from "../support/waiting.ts";
+import { until, waitForBackend } from "../support/waiting.ts";
 import { claimedOne, codeOf, globally, makeDue } from "./fixtures.ts";
 import { liveJobs, marker, openWith } from "./keys.ts";
 
@@ -310,7 +310,7 @@ test("a debounced job that is due at once is announced", async () => {
   await age("announced", 61);
 
   await debounce("announced", 2, { maxSeconds: 60 });
-  await listener.query("select 1");
+  await until(() => heard.length > 0);
 
   expect(heard).toEqual(["runledger_jobs"]);
 });
