@@ -113,7 +113,10 @@ import { type Prerequisites, prerequisites } from "./steps/prerequisites.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
 
 export interface LedgerOptions<DB = AnyDatabase> {
-  /** The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. */
+  /**
+   * The service's own Kysely instance, with whatever database type, plugins and PostgreSQL dialect it has. One made by
+   * `db.connection()` needs `notify: false`: announcements are sent on it after the work, when it may have been given back.
+   */
   readonly db: Kysely<DB>;
   /** The schema that holds the ledger's tables. Default `runledger`. */
   readonly schema?: string;

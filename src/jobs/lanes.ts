@@ -89,21 +89,19 @@ export function withLanes(db: QueryCreator<WithWanted>): QueryCreator<WithLanes>
     .with("lane", (qb) => qb.selectFrom(lanesByPriority).selectAll());
 }
 
-/** What `lanes` has, highest priority first. */
-const lanesByPriority = few<LaneRow>()("lane", "lanes", ["type", "priority"]);
-const quotaByPriority = few<QuotaRow>()("o", "quota", ["type", "priority", "jobs"]);
+/** What the CTEs have, highest priority first. */
+const lanesByPriority = few("lane", "lanes", ["type", "priority"]);
+const quotaByPriority = few("o", "quota", ["type", "priority", "jobs"]);
 
 /**
  * A CTE of lanes by way of arrays: of a recursive query or an aggregate the planner expects so many rows that no plan for
  * any values looks good to it.
  */
-function few<Row extends LaneRow>() {
-  return <A extends string>(alias: A, source: string, columns: readonly (keyof Row & string)[]) => {
-    const inOrder = sql`from ${sql.id(source)} where priority is not null order by priority desc, type`;
-    const arrays = columns.map((column) => sql`array(select ${sql.id(column)} ${inOrder})`);
-    const names = sql.join(columns.map((column) => sql.id(column)));
-    return sql<Row>`unnest(${sql.join(arrays)})`.as<A>(sql`${sql.id(alias)}(${names})`);
-  };
+function few<A extends string, Column extends keyof QuotaRow>(alias: A, source: string, columns: readonly Column[]) {
+  const inOrder = sql`from ${sql.id(source)} where priority is not null order by priority desc, type`;
+  const arrays = columns.map((column) => sql`array(select ${sql.id(column)} ${inOrder})`);
+  const names = sql.join(columns.map((column) => sql.id(column)));
+  return sql<Pick<QuotaRow, Column>>`unnest(${sql.join(arrays)})`.as<A>(sql`${sql.id(alias)}(${names})`);
 }
 
 /** The next jobs in order over all lanes, not locked. */
@@ -187,7 +185,9 @@ const claimedColumns = [
 ] as const;
 
 function microseconds<Column extends "run_at" | "enqueued_at" | "lease_expires_at">(column: Column) {
-  return sql<string>`(date_part('epoch', ${sql.ref(`q.${column}`)}) * 1000000)::int8`.as(column);
+  // A time without a number, such as -infinity, must not keep all jobs of a claim from being claimed.
+  const time = sql`greatest(${sql.ref(`q.${column}`)}, timestamptz 'epoch')`;
+  return sql<string>`(date_part('epoch', ${time}) * 1000000)::int8`.as(column);
 }
 
 /**

@@ -98,9 +98,7 @@ const noValues: StoredOutcome = { output: null, checkpoint: null };
 export function prepareOutcome(settlement: Settlement, values = noValues): PreparedOutcome {
   const { output } = values;
   const lease = validLease(settlement.lease);
-  if ("success" in settlement) {
-    return { lease, kind: null, output, code: null, message: null, notBefore: null };
-  }
+  if ("success" in settlement) return { ...noFailure, lease, output };
   if ("snooze" in settlement) return { ...noFailure, lease, ...snoozed(settlement.snooze) };
   if ("continuation" in settlement) {
     return { ...noFailure, lease, output, again: continued(settlement.continuation, values) };

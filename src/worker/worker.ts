@@ -42,18 +42,10 @@ export function createWorker(options: WorkerOptions): Worker {
 /**
  * Runs handlers, at most `concurrency` at once. Execution is at least once: an attempt whose worker died is made again.
  *
- * It uses up to thirteen connections of the ledger's pool besides those of the handlers: one to claim, one to reap,
- * one to fire timers, one to fire schedules, one to maintain, four to store outcomes, and one for heartbeats, or four where locked rows are in their way. A client of
- * `pg` whose connection breaks while it is in use ends the process unless somebody listens:
- * `pool.on("connect", (client) => client.on("error", () => {}))`.
- *
- * ```ts
- * const worker = createWorker({ ledger, handlers: [handle(sendReceipt, send)] });
- * await worker.start();
- * process.once("SIGTERM", () => worker.stop({ timeoutMs: 20_000 }));
- * process.once("SIGINT", () => worker.stop({ timeoutMs: 0 }));
- * await worker.done;
- * ```
+ * It uses up to fourteen connections of the ledger's pool besides those of the handlers: one to claim, one to announce,
+ * one to reap, one to fire timers, one to fire schedules, one to maintain, four to store outcomes, and one for
+ * heartbeats, or four where locked rows are in their way. A client of `pg` whose connection breaks while it is in use
+ * ends the process unless somebody listens: `pool.on("connect", (client) => client.on("error", () => {}))`.
  */
 export class Worker {
   /**
@@ -216,14 +208,11 @@ export class Worker {
       await this.#claimLoop.stop();
       // A claim that was under way may have brought more.
       const late = this.#slots.close();
-      const unstarted = [...waiting, ...late].map(({ job }) => job);
+      const unprepared = await this.#claims.takeUnprepared();
+      const unstarted = [...[...waiting, ...late].map(({ job }) => job), ...unprepared];
       await Promise.all([
         ...swept,
-        handBack(
-          { ledger: this.#settings.ledger, emit: this.#emit },
-          [...unstarted, ...(await this.#claims.takeUnprepared())],
-          HAND_BACK_TRIES,
-        ),
+        handBack({ ledger: this.#settings.ledger, emit: this.#emit }, unstarted, HAND_BACK_TRIES),
         this.#slots.idle(),
       ]);
       await this.#settler.drain();

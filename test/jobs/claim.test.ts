@@ -94,6 +94,15 @@ test("a job of the future is not claimed, and hides none that is due", async () 
   expect(await ledger.jobs.claim({ workerId: "w", limit: 10 })).toEqual([]);
 });
 
+test("a run-at without a number, written by hand, keeps no job from being claimed", async () => {
+  const { id } = await ledger.jobs.enqueue("odd", "of old");
+  await ledger.jobs.enqueue("odd", "of today");
+  await database.pool.query("update runledger.job_queue set run_at = '-infinity' where id = $1", [id]);
+
+  const jobs = await ledger.jobs.claim({ workerId: "w", limit: 2 });
+  expect(jobs.map(({ payload }) => payload)).toEqual(["of old", "of today"]);
+});
+
 test("only the types that were asked for are claimed; none are asked for by an empty list", async () => {
   await ledger.jobs.enqueueMany(["a", "b", "c"].map((type) => ({ type, payload: {} })));
 

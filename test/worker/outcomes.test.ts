@@ -29,7 +29,10 @@ test("a handler is given the attempt, the checkpoint and what reports on the job
   const worker = await startWorker({
     ledger,
     handlers: [
-      handle("resumable", async ({ attempt, checkpoint, saveCheckpoint, progress, log }) => {
+      handle("resumable", async (context) => {
+        // As code that adds something of its own to the context hands it on.
+        const { attempt, checkpoint, saveCheckpoint, progress, log, ...rest } = { ...context };
+        expect([rest.signal.aborted, rest.lease, rest.job.lease.jobId]).toEqual([false, context.lease, id]);
         seen.push({ attempt, checkpoint });
         if (attempt === 2) return "done";
         await saveCheckpoint({ page: 7 });
