@@ -9,7 +9,7 @@ import {
   type StepSuccess,
 } from "../index.ts";
 import { type AbortKind, JobAborted } from "./abort.ts";
-import { type ContextHost, contextOf } from "./context.ts";
+import { Context, type ContextHost } from "./context.ts";
 import { type AttemptView, type Emit, viewOf } from "./events.ts";
 import type { Handler, HandlerCall } from "./handlers.ts";
 import { outcomeOf, redacted, type ThrownOutcome } from "./outcomes.ts";
@@ -169,7 +169,7 @@ export class Attempt {
     const add = (addition: AppendRequest) => this.#additions.push(addition);
     const host: ContextHost = { ledger, job, failures, signal, redact, add };
     try {
-      const context: HandlerCall["context"] = (payload, outputs) => contextOf(host, payload, outputs);
+      const context: HandlerCall["context"] = (payload, outputs) => new Context(host, payload, outputs);
       const output = await this.#handler.run({ job, prerequisites, context });
       return { success: this.#additions.length === 0 ? { output } : { output, append: this.#additions } };
     } catch (error) {
