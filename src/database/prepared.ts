@@ -26,20 +26,39 @@ export interface PreparingClient {
 export function prepared<Pool extends ConnectingPool>(pool: Pool): Pool {
   pool.on("connect", (client) => {
     client.query = new Proxy(client.query, {
-      apply: (query, self, call: unknown[]) => Reflect.apply(query, self, named(call)),
+      apply: (query, self, call: unknown[]) => {
+        const statement = named(call);
+        return statement === null ? Reflect.apply(query, self, call) : answered(query, self, statement);
+      },
     });
   });
   return pool;
 }
 
+interface NamedStatement {
+  readonly name: string;
+  readonly text: string;
+  readonly values: unknown[];
+}
+
 const MARKER = "/* runledger:";
 const names = new Map<string, string>();
 
-/** The driver takes a name in an object only. */
-function named(call: unknown[]): unknown[] {
-  const [text, values, ...rest] = call;
-  if (typeof text !== "string" || !Array.isArray(values) || !text.startsWith(MARKER)) return call;
-  return [{ name: nameOf(text), text, values }, ...rest];
+/** The driver takes a name in an object only. Null for what is not the ledger's, or is answered to a callback of its own. */
+function named([text, values, ...rest]: unknown[]): NamedStatement | null {
+  if (typeof text !== "string" || !Array.isArray(values) || !text.startsWith(MARKER) || rest.length > 0) return null;
+  return { name: nameOf(text), text, values };
+}
+
+/**
+ * By a callback: the promise of `pg` 8 is one that V8's young collections keep, with all rows of the answer, until a full
+ * one. They then take ten times as long, which every job under way waits for.
+ */
+function answered(query: PreparingClient["query"], self: unknown, statement: NamedStatement): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const answer = (error: unknown, result: unknown) => (error ? reject(error) : resolve(result));
+    Reflect.apply(query, self, [statement, answer]);
+  });
 }
 
 /** The statement's own name, and a digest: in another schema, or of another version, it has another text. */

@@ -41,6 +41,9 @@ export class Attempt {
   readonly job: ClaimedJob;
   readonly view: AttemptView;
   readonly claimedAt = performance.now();
+  /** Its places in the bags of the slots. */
+  runningAt = -1;
+  leasedAt = -1;
   readonly #handler: Handler;
   readonly #prerequisites: Prerequisites;
   readonly #host: AttemptHost;

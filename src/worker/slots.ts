@@ -1,6 +1,7 @@
 /** The attempts that this worker holds: those that run, those that wait for a slot, those whose outcome is being stored. */
 import { performance } from "node:perf_hooks";
 import type { Attempt } from "./attempt.ts";
+import { Bag } from "./bag.ts";
 
 export interface SlotsOptions {
   readonly concurrency: number;
@@ -21,9 +22,9 @@ const NEWEST = 0.2;
 export class Slots {
   readonly #options: SlotsOptions;
   #waiting: Attempt[] = [];
-  readonly #running = new Set<Attempt>();
+  readonly #running = new Bag<Attempt, "runningAt">("runningAt");
   /** Started, and the lease is not known to be gone. */
-  readonly #leased = new Set<Attempt>();
+  readonly #leased = new Bag<Attempt, "leasedAt">("leasedAt");
   readonly #idle: (() => void)[] = [];
   #averageMs = Number.POSITIVE_INFINITY;
   #open = true;
@@ -52,11 +53,11 @@ export class Slots {
 
   /** Started attempts under a lease: those to keep alive. */
   leased(): Attempt[] {
-    return [...this.#leased];
+    return this.#leased.toArray();
   }
 
   running(): Attempt[] {
-    return [...this.#running];
+    return this.#running.toArray();
   }
 
   /** The attempt's lease has ended in one way or another. */

@@ -51,6 +51,8 @@ test("another schema has statements of its own", async () => {
 test("a refusal and a change of the tables leave the connection usable", async () => {
   const late = { lease: { ...(await claimedOne(await enqueued(), "late")).lease, attempt: 7 } };
   expect(await codeOf(() => ledger.jobs.complete(late.lease))).toBe("job.lease_owner_mismatch");
+  const nowhere = createLedger({ db, schema: "nowhere", notify: false });
+  await expect(nowhere.jobs.enqueue("lost", {})).rejects.toMatchObject({ sqlstate: "42P01" });
   await database.pool.query("alter table runledger.job_queue add column added_later text");
   await database.pool.query("create index on runledger.job_queue (added_later)");
 
