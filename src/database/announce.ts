@@ -5,18 +5,24 @@ import { jobsChannel, runsChannel } from "./channels.ts";
 import type { Executor } from "./executor.ts";
 import { reading } from "./statement.ts";
 
-/** Whether the statement itself announces: in a transaction of its own that is left to `announceAfter`. */
-export function announcesItself({ settings, transaction }: Executor): boolean {
-  return settings.notify && transaction !== "none";
+/** How what a statement makes due or ends is announced: decided before it is sent. */
+export interface Announcing {
+  /** By the statement itself. */
+  readonly notify: boolean;
+  /** Where it did not do so itself: what it has committed. */
+  after(news: Pick<Announcement, "jobs"> & Partial<Announcement>): void;
 }
 
-/** Announces what a statement that was a transaction of its own has committed. */
-export function announceAfter(
-  executor: Executor,
-  { jobs, runs = [] }: Pick<Announcement, "jobs"> & Partial<Announcement>,
-): void {
-  if (!executor.settings.notify || executor.transaction !== "none") return;
-  executor.announcer.announce({ jobs, runs }, (announcement) => announce.execute(executor, announcement));
+export function announcing(executor: Executor): Announcing {
+  const { settings, transaction, announcer } = executor;
+  const notify = settings.notify && (transaction !== "none" || announcer.isQuiet());
+  return {
+    notify,
+    after: ({ jobs, runs = [] }) => {
+      if (notify || !settings.notify) return;
+      announcer.announce({ jobs, runs }, (announcement) => announce.execute(executor, announcement));
+    },
+  };
 }
 
 const announce = reading("announce", { jobs: "bool", runs: "text[]" }, (_db, p, schema) => {
@@ -35,7 +41,7 @@ export function announceJobs(
   return sql`case when ${notify} and exists (${runnable}) then pg_notify(${sql.lit(jobsChannel(schema))}, '') end`;
 }
 
-/** For a statement that makes jobs: whether some of `due` are, for `announceAfter`, and their announcement by the statement itself. */
+/** For a statement that makes jobs: whether some of `due` are, for `Announcing.after`, and their announcement by the statement itself. */
 export function announceDue(notify: RawBuilder<boolean>, schema: string, due: RawBuilder<unknown>) {
   return [sql<boolean>`exists (${due})`.as("due"), announceJobs(notify, schema, due).as("announced")] as const;
 }

@@ -1,6 +1,6 @@
 /** Keys of live jobs: active keys, which a job holds until it ends, and debounce keys, which it holds until it is claimed (FEATURES F-J12). */
 import { type RawBuilder, sql } from "kysely";
-import { announceAfter, announceDue } from "../database/announce.ts";
+import { announceDue, announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { sameTenant } from "../database/live-keys.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
@@ -59,11 +59,12 @@ async function takeOrReplace(
   jobs: readonly LiveKeyedJob[],
   options: EnqueueOptions,
 ): Promise<Answers> {
-  const flags = { ...enqueueFlags(executor, options), lockWait: lockWaitFor(executor) };
+  const news = announcing(executor);
+  const flags = { ...enqueueFlags(news, options), lockWait: lockWaitFor(executor) };
   const row = await take.executeFirst(executor, { ...jobArrays(jobs), ...liveKeyArrays(jobs), ...flags });
   refuseUnknownTypes(row?.refused ?? []);
   if (row === undefined) return new Map();
-  announceAfter(executor, { jobs: row.due });
+  news.after({ jobs: row.due });
   return new Map([...row.inserted.map((id) => [id, insertedJob(id)] as const), ...replacedJobs(row)]);
 }
 

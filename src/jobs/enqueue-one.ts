@@ -1,6 +1,6 @@
 /** One job, the most frequent request: its values stand for themselves, which a server starts faster on than on arrays of one. */
 import { sql } from "kysely";
-import { announceAfter, announceDue } from "../database/announce.ts";
+import { announceDue, announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import type { Placeholders } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
@@ -10,6 +10,7 @@ import type { PreparedJob } from "./request.ts";
 /** Inserts a prepared job and announces it. One round trip. Throws `job.definition_not_found_or_disabled`. */
 export async function insertJob(executor: Executor, job: PreparedJob, options: EnqueueOptions): Promise<void> {
   const { id, type, payload, settings, runAt, organizationId, tags, metadata, limit } = job;
+  const news = announcing(executor);
   const row = await insert.executeFirst(executor, {
     id,
     type,
@@ -25,10 +26,10 @@ export async function insertJob(executor: Executor, job: PreparedJob, options: E
     limitConcurrency: limit?.concurrency ?? null,
     limitStarts: limit?.starts ?? null,
     limitPeriod: limit?.periodSeconds ?? null,
-    ...enqueueFlags(executor, options),
+    ...enqueueFlags(news, options),
   });
   if (row === undefined) refuseUnknownTypes([type]);
-  announceAfter(executor, { jobs: row?.due === true });
+  news.after({ jobs: row?.due === true });
 }
 
 const parameters = {

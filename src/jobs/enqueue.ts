@@ -1,6 +1,6 @@
 /** Enqueue: one statement for one job or a hundred thousand; jobs with keys go by `keyed.ts`. */
 import { sql } from "kysely";
-import { announceAfter, announceDue } from "../database/announce.ts";
+import { announceDue, announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
 import type { JobRequest } from "./definition.ts";
@@ -49,9 +49,10 @@ export async function enqueueJobs(
 
 /** Inserts prepared jobs and announces them. One round trip. */
 async function insertJobs(executor: Executor, jobs: readonly PreparedJob[], options: EnqueueOptions): Promise<void> {
-  const row = await insert.executeFirst(executor, { ...jobArrays(jobs), ...enqueueFlags(executor, options) });
+  const news = announcing(executor);
+  const row = await insert.executeFirst(executor, { ...jobArrays(jobs), ...enqueueFlags(news, options) });
   refuseUnknownTypes(row?.refused ?? []);
-  announceAfter(executor, { jobs: row?.due === true });
+  news.after({ jobs: row?.due === true });
 }
 
 const insert = writing("enqueue_jobs", jobArrayParameters, (db, p, schema) =>

@@ -1,6 +1,6 @@
 /** Keys that outlast their jobs: idempotency keys and the windows of a throttle (FEATURES F-J3, F-J12). The key is taken first, and the job follows it. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-import { announceAfter, announceDue } from "../database/announce.ts";
+import { announceDue, announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import { inRounds } from "../database/rounds.ts";
@@ -54,10 +54,11 @@ async function takeKeys(
   jobs: readonly KeyedJob[],
   options: EnqueueOptions,
 ): Promise<Answers> {
-  const flags = { ...enqueueFlags(executor, options), lockWait: lockWaitFor(executor) };
+  const news = announcing(executor);
+  const flags = { ...enqueueFlags(news, options), lockWait: lockWaitFor(executor) };
   const row = await statement.executeFirst(executor, { ...jobArrays(jobs), ...keyArrays(jobs), ...flags });
   refuseUnknownTypes(row?.refused ?? []);
-  announceAfter(executor, { jobs: row?.due === true });
+  news.after({ jobs: row?.due === true });
   return new Map((row?.inserted ?? []).map((id) => [id, insertedJob(id)]));
 }
 

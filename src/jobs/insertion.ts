@@ -1,8 +1,7 @@
 /** How prepared jobs become rows of the queue, with or without idempotency keys. */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-import { announcesItself } from "../database/announce.ts";
+import type { Announcing } from "../database/announce.ts";
 import type { JsonColumn } from "../database/column-types.ts";
-import type { Executor } from "../database/executor.ts";
 import { type Placeholders, type RowOf, rowsOf, sparse } from "../database/parameters.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
@@ -33,8 +32,8 @@ export function insertedJob(id: string): EnqueuedJob {
   return { id, status: "PENDING", runNumber: 1, disposition: "inserted" };
 }
 
-export function enqueueFlags(executor: Executor, options: EnqueueOptions) {
-  return { strict: options.strict ?? false, notify: announcesItself(executor) };
+export function enqueueFlags({ notify }: Announcing, options: EnqueueOptions) {
+  return { strict: options.strict ?? false, notify };
 }
 
 export function refuseUnknownTypes(types: readonly string[]): void {

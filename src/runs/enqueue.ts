@@ -1,6 +1,6 @@
 /** Enqueue runs: all rows of all graphs in one statement, whatever their size (FEATURES F-W2); runs with keys go by `keyed.ts`. */
 import { sql } from "kysely";
-import { announceAfter, announcesItself } from "../database/announce.ts";
+import { announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { writing } from "../database/statement.ts";
 import { decodeRunStatus } from "../database/statuses.ts";
@@ -36,8 +36,9 @@ export async function enqueueRuns(executor: Executor, requests: readonly RunRequ
 
 /** Inserts prepared runs that have no keys. One round trip. */
 export async function insertRuns(executor: Executor, runs: readonly PreparedRun[]): Promise<EnqueuedRun[]> {
-  const inserted = await insert.execute(executor, { ...runArrays(runs), notify: announcesItself(executor) });
-  announceAfter(executor, { jobs: inserted.some(({ due }) => due) });
+  const news = announcing(executor);
+  const inserted = await insert.execute(executor, { ...runArrays(runs), notify: news.notify });
+  news.after({ jobs: inserted.some(({ due }) => due) });
   const statuses = new Map(inserted.map(({ id, status }) => [id, decodeRunStatus(status)]));
   return runs.map(({ runId: id }) => {
     const status = statuses.get(id);

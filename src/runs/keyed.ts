@@ -1,6 +1,6 @@
 /** Enqueue of runs of which some have keys: idempotency keys, and active keys that a run holds until it ends (FEATURES F-W2, F-J12). */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-import { announceAfter, announcesItself } from "../database/announce.ts";
+import { announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { sameTenant } from "../database/live-keys.ts";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
@@ -55,13 +55,14 @@ async function takeOrFind(executor: Executor, runs: readonly PreparedRun[]): Pro
 }
 
 async function takeKeys(executor: Executor, statement: typeof take, runs: readonly PreparedRun[]): Promise<Answers> {
+  const news = announcing(executor);
   const rows = await statement.execute(executor, {
     ...runArrays(runs),
     ...keyArrays(runs),
     lockWait: lockWaitFor(executor),
-    notify: announcesItself(executor),
+    notify: news.notify,
   });
-  announceAfter(executor, { jobs: rows.some(({ due }) => due) });
+  news.after({ jobs: rows.some(({ due }) => due) });
   return new Map(rows.map(({ id, status }) => [id, { id, status: decodeRunStatus(status), disposition: "inserted" }]));
 }
 

@@ -4,7 +4,7 @@
  * whoever would have to wait for a release lock, is left untouched for `cascade.ts`.
  */
 import { sql } from "kysely";
-import { announceAfter, announceJobs, announceRuns, announcesItself } from "../database/announce.ts";
+import { announceJobs, announceRuns, announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
 import { rowsOf, sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
@@ -40,14 +40,15 @@ export async function advance(executor: Executor, successes: readonly PreparedOu
     executor,
     successes.map(({ lease }) => lease),
   );
+  const news = announcing(executor);
   const row = await complete.executeFirst(executor, {
     ...leases,
     runIds,
     releaseKeys: runIds.map((runId) => String(runReleaseKey(runId))),
     outputs: sparse(successes, ({ output }) => output),
-    notify: announcesItself(executor),
+    notify: news.notify,
   });
-  announceAfter(executor, { jobs: row?.released === true, runs: row?.ended_runs ?? [] });
+  news.after({ jobs: row?.released === true, runs: row?.ended_runs ?? [] });
   const [held, done] = [new Set(row?.held), new Set(row?.done)];
   const stateOf = ({ lease }: PreparedOutcome) => {
     if (!held.has(leaseKey(lease))) return "LOST";
