@@ -24,11 +24,11 @@ import { prepareKeys } from "./keys.ts";
 import { type PreparedJob, prepareJobs } from "./request.ts";
 
 /**
- * Enqueues the jobs, all or none, and answers in the order of the requests. One round trip without
- * keys, shared with other calls of the moment where there is no transaction; with keys see `enqueueKeyed`. Throws `input.invalid`, `payload.not_json`, `payload.too_large`,
- * `payload.reserved`, `payload.invalid`, `payload.unencodable`, `payload.codec_unavailable`,
- * `job.definition_not_found_or_disabled`, `job.idempotency_conflict`, and for keys in a caller's transaction
- * `job.enqueue_idempotency_unsupported_isolation`, `job.enqueue_active_key_unsupported_isolation`,
+ * Enqueues the jobs, all or none, and answers in the order of the requests. One round trip without keys, which a single job
+ * without a transaction shares with others of the moment; with keys see `enqueueKeyed`. Throws `input.invalid`,
+ * `payload.not_json`, `payload.too_large`, `payload.reserved`, `payload.invalid`, `payload.unencodable`,
+ * `payload.codec_unavailable`, `job.definition_not_found_or_disabled`, `job.idempotency_conflict`, and for keys in a
+ * caller's transaction `job.enqueue_idempotency_unsupported_isolation`, `job.enqueue_active_key_unsupported_isolation`,
  * `job.enqueue_debounce_unsupported_isolation`, `job.enqueue_throttle_unsupported_isolation`.
  */
 export async function enqueueJobs(
