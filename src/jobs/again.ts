@@ -58,7 +58,10 @@ type FencedRow = AgainRow & { readonly [K in RunColumn]: Queue[K] } & {
 };
 type WithFenced = LedgerTables & { fenced: FencedRow };
 
-/** The attempts whose jobs may stay: a step's job continues only when the step was declared so. */
+/**
+ * The attempts whose jobs may stay: a step's job continues only when the step was declared so. With one time for all that is
+ * said of them: the second of two looks at the clock is later, at times.
+ */
 export function admitted(qb: QueryCreator<WithFenced>) {
   return qb
     .selectFrom("fenced as f")
@@ -73,11 +76,14 @@ export function admitted(qb: QueryCreator<WithFenced>) {
         when f.again = 'CONTINUED' and f.workflow_step_id is not null then coalesce((${declared}), false) else true
       end`;
     })
-    .selectAll();
+    .selectAll()
+    .select(sql<Date>`clock_timestamp()`.as("put_back_at"));
 }
 
+type AdmittedRow = FencedRow & { readonly put_back_at: Date | string };
+
 /** Back to PENDING: as if the attempt had not been, or as the next run of the job. */
-export function putBack(qb: QueryCreator<LedgerTables & { admitted: FencedRow }>) {
+export function putBack(qb: QueryCreator<LedgerTables & { admitted: AdmittedRow }>) {
   const continues = sql<boolean>`f.again = 'CONTINUED'`;
   return qb
     .updateTable("job_queue as q")
@@ -89,10 +95,10 @@ export function putBack(qb: QueryCreator<LedgerTables & { admitted: FencedRow }>
       leased_at: null,
       lease_expires_at: null,
       run_at: sql<Date>`greatest(
-        clock_timestamp() + make_interval(secs => coalesce(f.delay_seconds, 0)), f.not_before)`,
+        f.put_back_at + make_interval(secs => coalesce(f.delay_seconds, 0)), f.not_before)`,
       run_number: sql<number>`f.run_number + (${continues})::integer`,
       attempt: sql<number>`case when ${continues} then 0 else f.attempt - 1 end`,
-      enqueued_at: sql<Date>`case when ${continues} then clock_timestamp() else f.enqueued_at end`,
+      enqueued_at: sql<Date>`case when ${continues} then f.put_back_at else f.enqueued_at end`,
       checkpoint: sql<string | null>`coalesce(f.next_checkpoint, f.checkpoint)`,
       progress_done: sql<string | null>`case when not ${continues} then f.progress_done end`,
       progress_total: sql<string | null>`case when not ${continues} then f.progress_total end`,

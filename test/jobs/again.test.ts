@@ -35,6 +35,17 @@ test("a snooze uses no attempt, even where there is only one, and keeps progress
   expect(await ledger.jobs.fail(lease, { code: "c", message: "m" })).toMatchObject({ status: "DEAD_LETTERED" });
 });
 
+test("a slice is due from the very moment that it counts as enqueued", async () => {
+  await ledger.jobs.enqueueMany(Array.from({ length: 500 }, (_, n) => ({ type: "moments", payload: n })));
+  const jobs = await ledger.jobs.claim({ workerId: "w", limit: 500, types: ["moments"] });
+  await ledger.jobs.settle(jobs.map(({ lease }) => ({ lease, continuation: {} })));
+
+  const { rows } = await database.pool.query(
+    "select count(*)::int as slices, count(*) filter (where run_at = enqueued_at)::int as due from runledger.job_queue where type = 'moments'",
+  );
+  expect(rows).toEqual([{ slices: 500, due: 500 }]);
+});
+
 test("a snooze after failed attempts leaves them counted", async () => {
   const { lease } = await leased(ledger, "snoozed-late", { maxAttempts: 2 });
   await ledger.jobs.fail(lease, { code: "c", message: "m" });
