@@ -46,7 +46,9 @@ test("those that wait for a lock do not keep the ones after them", async () => {
   const holder = await database.connect();
   await holder.query("select pg_advisory_lock(5)");
   const held = numbers(4).map((n) => ledger.jobs.enqueue("held", n));
-  const ungranted = "select count(*)::int as n from pg_locks where locktype = 'advisory' and not granted";
+  const ungranted = `select count(*)::int as n from pg_locks
+    where locktype = 'advisory' and objid = 5 and not granted
+      and database = (select oid from pg_database where datname = current_database())`;
   // The first two go alone, the others together after them.
   await until(async () => (await holder.query(ungranted)).rows[0].n === 3);
 
