@@ -47,6 +47,7 @@ export class Gatherer<Item> {
     this.#timer = undefined;
     const calls = new Map(this.#waiting.splice(0, MAX_ITEMS));
     if (calls.size > 0) void this.#settle(calls);
+    this.#next();
   }
 
   async #settle(calls: Map<Item, Call>): Promise<void> {

@@ -46,6 +46,14 @@ export function createWorker(options: WorkerOptions): Worker {
  * one to reap, one to fire timers, one to fire schedules, one to maintain, four to store outcomes, and one for
  * heartbeats, or four where locked rows are in their way. A client of `pg` whose connection breaks while it is in use
  * ends the process unless somebody listens: `pool.on("connect", (client) => client.on("error", () => {}))`.
+ *
+ * ```ts
+ * const worker = createWorker({ ledger, handlers: [handle(sendReceipt, send)] });
+ * await worker.start();
+ * process.once("SIGTERM", () => worker.stop({ timeoutMs: 20_000 }));
+ * process.once("SIGINT", () => worker.stop({ timeoutMs: 0 }));
+ * await worker.done;
+ * ```
  */
 export class Worker {
   /**
