@@ -101,7 +101,6 @@ test("all leases of a worker are kept by one statement a beat", async () => {
       ledger,
       leaseSeconds: 2,
       concurrency: 20,
-      schedule: false,
       handlers: [handle("kept", () => finish.opened)],
     });
     await worker.count("started", 20);

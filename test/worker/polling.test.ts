@@ -31,7 +31,6 @@ test("where nobody announces jobs, those that follow others are found long befor
     const worker = await startWorker({
       ledger: deaf,
       pollIntervalMs: NEVER_MS,
-      schedule: false,
       handlers: [handle("followed", () => {})],
     });
     for (let found = 1; found <= 3; found += 1) {

@@ -40,7 +40,7 @@ afterEach(async () => {
   await Promise.all(workers.splice(0).map((worker) => worker.stop({ timeoutMs: 0 })));
 });
 
-/** Started, polling quickly, neither reaping nor maintaining unless told otherwise. */
+/** Started, polling quickly; it does not reap, fire schedules or maintain unless told otherwise. */
 export async function startWorker(options: WorkerOptions): Promise<WatchedWorker> {
   const watched = makeWorker(options);
   await watched.worker.start();
@@ -53,6 +53,7 @@ export function makeWorker(options: WorkerOptions): WatchedWorker {
   const worker = createWorker({
     pollIntervalMs: 20,
     reap: false,
+    schedule: false,
     maintain: false,
     ...options,
     onEvent: (event) => {
