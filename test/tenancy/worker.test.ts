@@ -83,7 +83,7 @@ test("jobs and runs of every tenant are drained: retries, maps, gates, children,
   );
   await worker.ledger.schedules.sync(schedules);
   for (const { scope } of runs) await worker.ledger.schedules.retime("effects", { scope, at: new Date(0) });
-  const watched = await startWorker({ ledger: worker.ledger, handlers, reap: { intervalMs: 20 } });
+  const watched = await startWorker({ ledger: worker.ledger, handlers, reap: { intervalMs: 20 }, schedule: true });
 
   for (const { run, tooLong, scope } of runs) {
     expect(await owner.runs.getResult(run, { scope, timeoutMs: 20_000 })).toBe(8);
