@@ -36,7 +36,8 @@ export type {
   LiveJobFilter,
 } from "./jobs/cancel-many.ts";
 export type { SyncedDefinitions, SyncOptions } from "./jobs/catalogue.ts";
-export type { ClaimedJob, ClaimOptions } from "./jobs/claim.ts";
+export type { ClaimOptions } from "./jobs/claim.ts";
+export type { ClaimedJob } from "./jobs/claimed.ts";
 export type { JobCounts } from "./jobs/counts.ts";
 export {
   type AnyJobDefinition,
@@ -55,6 +56,7 @@ export {
   parsed,
   typed,
 } from "./jobs/definition.ts";
+export type { EagerClaimOptions } from "./jobs/eager.ts";
 export type { BulkOptions, EndedJobFilter, JobFilter } from "./jobs/filter.ts";
 export type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 export type { ActiveJobKey, Debounce, JobKeys, Throttle } from "./jobs/key-options.ts";
@@ -191,3 +193,4 @@ export type {
 } from "./steps/prerequisites.ts";
 export type { Reaped, ReapOptions } from "./steps/reap.ts";
 export type { TerminalStatus } from "./steps/resolve.ts";
+export type { SettledAndClaimed } from "./steps/settle.ts";

@@ -22,9 +22,11 @@ import { LedgerError } from "./errors.ts";
 import { type CanceledJob, type CancelJobOptions, cancelJob } from "./jobs/cancel.ts";
 import { type CanceledJobs, type CancelManyJobsOptions, cancelManyJobs } from "./jobs/cancel-many.ts";
 import { type SyncedDefinitions, type SyncOptions, setPaused, syncDefinitions } from "./jobs/catalogue.ts";
-import { type ClaimedJob, type ClaimOptions, claimJobs } from "./jobs/claim.ts";
+import { type ClaimOptions, claimJobs } from "./jobs/claim.ts";
+import type { ClaimedJob } from "./jobs/claimed.ts";
 import { countJobs, type JobCounts } from "./jobs/counts.ts";
 import type { AnyJobDefinition, InputOf, JobOptions, JobRequest } from "./jobs/definition.ts";
+import type { EagerClaimOptions } from "./jobs/eager.ts";
 import { enqueueJobs } from "./jobs/enqueue.ts";
 import type { EnqueuedJob, EnqueueOptions } from "./jobs/insertion.ts";
 import type { Lease } from "./jobs/lease.ts";
@@ -74,6 +76,7 @@ import {
   type StepSettlement,
   type StepSuccess,
   settle,
+  settleAndClaim,
   snoozeJob,
 } from "./runs/settle.ts";
 import type { GraphSpec, WorkflowDefinition } from "./runs/spec.ts";
@@ -111,6 +114,7 @@ import { type CompletedStep, completeExternalStep, type ExternalCompletion } fro
 import { listOpenGates, type OpenGatesOptions, type OpenGatesPage } from "./steps/gates.ts";
 import { type Prerequisites, prerequisites } from "./steps/prerequisites.ts";
 import { type Reaped, type ReapOptions, reap } from "./steps/reap.ts";
+import type { SettledAndClaimed } from "./steps/settle.ts";
 
 export interface LedgerOptions<DB = AnyDatabase> {
   /**
@@ -334,6 +338,11 @@ class Jobs<DB = AnyDatabase> {
   /** Settles many attempts, each with its own outcome. */
   settle(settlements: readonly StepSettlement[]): Promise<SettleResult[]> {
     return settle(this.#executor, settlements);
+  }
+
+  /** Settles many attempts, and claims jobs of steps that this releases where nothing else is due before them. */
+  settleAndClaim(settlements: readonly StepSettlement[], claim: EagerClaimOptions): Promise<SettledAndClaimed> {
+    return settleAndClaim(this.#executor, settlements, claim);
   }
 
   /** Settles leases that have expired. */

@@ -1,13 +1,12 @@
 /** Claim: due jobs in (priority desc, run_at, id) order, never the same twice (FEATURES F-J4). */
 import { type QueryCreator, sql } from "kysely";
-import type { JsonValue } from "../database/column-types.ts";
-import { dateOfMicroseconds, toNumber } from "../database/decode.ts";
+import { toNumber } from "../database/decode.ts";
 import type { Executor } from "../database/executor.ts";
 import { type Placeholders, unseen } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
-import { readValues } from "../database/values/read.ts";
 import { LedgerError } from "../errors.ts";
 import { validInteger, validName } from "./arguments.ts";
+import { type ClaimedJob, type ClaimedRow, claimedJobs, inClaimOrder, isClaimed } from "./claimed.ts";
 import {
   claimParameters,
   leased,
@@ -18,10 +17,8 @@ import {
   withLanes,
   withPendingTypes,
 } from "./lanes.ts";
-import type { Lease } from "./lease.ts";
 import { anyWakeDue, type WithLook, withWakeTypes } from "./limit-wakes.ts";
-import { type ClaimRequest, claimLimited } from "./limited-claim.ts";
-import { type ScheduleTick, tickOf } from "./tick.ts";
+import { type ClaimPart, type ClaimRequest, claimLimited } from "./limited-claim.ts";
 
 export interface ClaimOptions {
   /** Who claims. Part of the lease. */
@@ -32,31 +29,6 @@ export interface ClaimOptions {
   readonly leaseSeconds?: number;
   /** Only these job types. Default: all. */
   readonly types?: readonly string[];
-}
-
-/** A job under a lease, ready to run. */
-export interface ClaimedJob {
-  readonly lease: Lease;
-  readonly type: string;
-  /** Reading it throws `undecodable` where that is not null. */
-  readonly payload: JsonValue;
-  /** Reading it throws `undecodable` where that is not null. */
-  readonly checkpoint: JsonValue | null;
-  /** Why payload or checkpoint could not be decoded; a worker fails such a job without calling its handler. Else null. */
-  readonly undecodable: LedgerError | null;
-  readonly organizationId: string | null;
-  readonly priority: number;
-  readonly maxAttempts: number;
-  readonly timeoutSeconds: number;
-  readonly runAt: Date;
-  readonly enqueuedAt: Date;
-  readonly leaseExpiresAt: Date;
-  readonly workflowStepId: string | null;
-  readonly tags: readonly string[];
-  /** The tick of a schedule that it is for, or null. */
-  readonly schedule: ScheduleTick | null;
-  /** The key whose limit the job runs under, or null. */
-  readonly limitKey: string | null;
 }
 
 const DEFAULT_LEASE_SECONDS = 60;
@@ -71,22 +43,19 @@ const MAX_TRIES = 4;
  * looked at.
  */
 export async function claimJobs(executor: Executor, options: ClaimOptions): Promise<ClaimedJob[]> {
-  const request = prepared(options);
-  const claimed: (ClaimedRow & FoundRow)[] = [];
+  const request = validClaim(options);
+  const claimed: ClaimedRow[] = [];
   for (let tries = 1; ; tries += 1) {
     const part = { ...request, limit: request.limit - claimed.length };
     const { rows, more } = await claimOnce(executor, part, tries === MAX_TRIES);
-    claimed.push(...rows.filter(isFound));
+    claimed.push(...rows.filter(isClaimed));
     if (!more || tries === MAX_TRIES || claimed.length >= request.limit) break;
   }
-  return decoded(executor, request.workerId, claimed.sort(inOrder));
+  return claimedJobs(executor, request.workerId, claimed.sort(inClaimOrder));
 }
 
-function inOrder(a: FoundRow, b: FoundRow): number {
-  return b.priority - a.priority || Number(a.run_at) - Number(b.run_at) || (a.id < b.id ? -1 : 1);
-}
-
-function prepared(options: ClaimOptions): ClaimRequest {
+/** Throws `input.invalid`. */
+export function validClaim(options: ClaimOptions): ClaimRequest {
   const limit = validInteger(options.limit, "limit", 1) ?? 1;
   if (limit > MAX_CLAIM) throw new LedgerError("input.invalid", { message: `limit must be at most ${MAX_CLAIM}.` });
   const types = options.types?.map((type, place) => validName(type, `types[${place}]`));
@@ -99,11 +68,7 @@ function prepared(options: ClaimOptions): ClaimRequest {
 }
 
 /** The last try takes jobs without a limit lane after lane: there is something to be had while anything is free. */
-async function claimOnce(
-  executor: Executor,
-  request: ClaimRequest,
-  isLast: boolean,
-): Promise<{ rows: readonly ClaimedRow[]; more: boolean }> {
+async function claimOnce(executor: Executor, request: ClaimRequest, isLast: boolean): Promise<ClaimPart> {
   const { types, ...values } = request;
   const given = { ...values, inLaneOrder: isLast, unlimitedOnly: isLast };
   const rows =
@@ -183,75 +148,4 @@ function claim(db: QueryCreator<WithLanes & WithLook>, p: Placeholders<typeof pa
         .selectAll("c")
         .select([sql<boolean>`false`.as("limited"), sql<number>`0`.as("peeked")]),
     );
-}
-
-type ClaimedRow = Omit<Awaited<ReturnType<typeof claimOfAll.execute>>[number], "limited" | "peeked">;
-/** A row of the left join that is there: its columns are null only where the table's are. */
-type FoundRow = { [K in keyof ClaimedRow]: K extends NullableColumn ? ClaimedRow[K] : NonNullable<ClaimedRow[K]> };
-type NullableColumn =
-  | "organization_id"
-  | "workflow_run_id"
-  | "workflow_step_id"
-  | "tags"
-  | "checkpoint"
-  | "metadata"
-  | "limit_key";
-
-function isFound(row: ClaimedRow): row is ClaimedRow & FoundRow {
-  return row.id !== null;
-}
-
-async function decoded({ settings }: Executor, workerId: string, rows: readonly FoundRow[]): Promise<ClaimedJob[]> {
-  const payloads = await readValues(
-    settings.values,
-    "payload",
-    rows.map(({ payload }) => payload),
-  );
-  const checkpoints = await readValues(
-    settings.values,
-    "checkpoint",
-    rows.map(({ checkpoint }) => checkpoint),
-  );
-  return rows.map((row, place) => {
-    const undecodable = payloads.errors.get(place) ?? checkpoints.errors.get(place);
-    if (undecodable !== undefined) return undecodableJob(row, workerId, undecodable);
-    return claimedJob(row, workerId, payloads.at(place), checkpoints.at(place));
-  });
-}
-
-/** Whoever overlooks that it could not be decoded is not given something else for it. */
-function undecodableJob(row: FoundRow, workerId: string, undecodable: LedgerError): ClaimedJob {
-  const refuse = (): never => {
-    throw undecodable;
-  };
-  const refused = { get: refuse, enumerable: true };
-  const job = { ...claimedJob(row, workerId, null, null), undecodable };
-  return Object.defineProperties(job, { payload: refused, checkpoint: refused });
-}
-
-function claimedJob(row: FoundRow, workerId: string, payload: JsonValue, checkpoint: JsonValue | null): ClaimedJob {
-  return {
-    lease: {
-      jobId: row.id,
-      runNumber: row.run_number,
-      attempt: row.attempt,
-      workerId,
-      workflowRunId: row.workflow_run_id,
-    },
-    type: row.type,
-    payload,
-    checkpoint,
-    undecodable: null,
-    organizationId: row.organization_id,
-    priority: row.priority,
-    maxAttempts: row.max_attempts,
-    timeoutSeconds: row.timeout_seconds,
-    runAt: dateOfMicroseconds(row.run_at),
-    enqueuedAt: dateOfMicroseconds(row.enqueued_at),
-    leaseExpiresAt: dateOfMicroseconds(row.lease_expires_at),
-    workflowStepId: row.workflow_step_id,
-    tags: row.tags ?? [],
-    schedule: tickOf(row.metadata),
-    limitKey: row.limit_key,
-  };
 }

@@ -191,42 +191,42 @@ export interface ReleasedRow {
   readonly step_id: string;
 }
 
-/** Inserts the jobs of the CTE `released`, due after their delays. */
-export function insertReleased(qb: QueryCreator<LedgerTables & { released: ReleasedRow }>) {
+export const releasedColumns = [
+  "id",
+  "run_number",
+  "type",
+  "payload",
+  "priority",
+  "max_attempts",
+  "timeout_seconds",
+  "run_at",
+  "organization_id",
+  "workflow_run_id",
+  "workflow_step_id",
+  ...limitColumns,
+] as const;
+
+/** The jobs of the CTE `released` in these columns, due after their delays. */
+export function releasedRows(qb: QueryCreator<LedgerTables & { released: ReleasedRow }>) {
   return qb
-    .insertInto("job_queue")
-    .columns([
-      "id",
-      "run_number",
-      "type",
-      "payload",
-      "priority",
-      "max_attempts",
-      "timeout_seconds",
-      "run_at",
-      "organization_id",
-      "workflow_run_id",
-      "workflow_step_id",
-      ...limitColumns,
-    ])
-    .expression((eb) =>
-      eb
-        .selectFrom("released")
-        .leftJoin("job_definitions as d", "d.type", "released.job_type")
-        .select([
-          "released.job_id",
-          "released.run_number",
-          "released.job_type",
-          "released.payload",
-          resolved("released", "d", "priority").as("priority"),
-          resolved("released", "d", "max_attempts").as("max_attempts"),
-          resolved("released", "d", "timeout_seconds").as("timeout_seconds"),
-          sql<Date>`now() + make_interval(secs => coalesce(released.delay_seconds, 0))`.as("run_at"),
-          "released.organization_id",
-          "released.run_id",
-          "released.step_id",
-          ...limitColumns.map((column) => `released.${column}` as const),
-        ]),
-    )
-    .returning("id");
+    .selectFrom("released")
+    .leftJoin("job_definitions as d", "d.type", "released.job_type")
+    .select([
+      "released.job_id",
+      "released.run_number",
+      "released.job_type",
+      "released.payload",
+      resolved("released", "d", "priority").as("priority"),
+      resolved("released", "d", "max_attempts").as("max_attempts"),
+      resolved("released", "d", "timeout_seconds").as("timeout_seconds"),
+      sql<Date>`now() + make_interval(secs => coalesce(released.delay_seconds, 0))`.as("run_at"),
+      "released.organization_id",
+      "released.run_id",
+      "released.step_id",
+      ...limitColumns.map((column) => `released.${column}` as const),
+    ]);
+}
+
+export function insertReleased(qb: QueryCreator<LedgerTables & { released: ReleasedRow }>) {
+  return qb.insertInto("job_queue").columns(releasedColumns).expression(releasedRows(qb)).returning("id");
 }

@@ -2,6 +2,7 @@
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
 import { type Placeholders, rowsOf } from "../database/parameters.ts";
 import type { LedgerTables } from "../database/tables.ts";
+import { claimedColumns } from "./claimed.ts";
 
 export const claimParameters = { workerId: "text", limit: "int4", leaseSeconds: "int4" } as const;
 export type ClaimPlaceholders = Placeholders<typeof claimParameters>;
@@ -52,7 +53,8 @@ export function withPendingTypes(db: QueryCreator<LedgerTables>) {
 export const startable = sql<boolean>`d.enabled is not false and d.paused is not true`;
 
 /** Adds the CTE `lane`: those of the wanted types that may start, highest priority first. */
-export function withLanes(db: QueryCreator<WithWanted>): QueryCreator<WithLanes> {
+export function withLanes<DB extends WithWanted>(db: QueryCreator<DB>): QueryCreator<DB & WithLanes>;
+export function withLanes(db: QueryCreator<WithWanted>) {
   return db
     .withRecursive("lanes(type, priority)", (qb) =>
       qb
@@ -162,34 +164,6 @@ export function lockedOfQuota(qb: QueryCreator<LedgerTables & { quota: QuotaRow 
 /** Where a row of job_queue `q` is stored: a row that this statement has locked stays there for the rest of it. */
 export const rowPlace = sql<string>`q.ctid`.as("tid");
 
-/** What a claim answers. Times as numbers: a driver takes as long to read one as for the rest of the row. */
-const claimedColumns = [
-  "q.id",
-  "q.run_number",
-  "q.attempt",
-  "q.type",
-  "q.organization_id",
-  "q.priority",
-  "q.max_attempts",
-  "q.timeout_seconds",
-  microseconds("run_at"),
-  microseconds("enqueued_at"),
-  microseconds("lease_expires_at"),
-  "q.workflow_run_id",
-  "q.workflow_step_id",
-  "q.tags",
-  "q.limit_key",
-  sql<string>`q.payload::text`.as("payload"),
-  sql<string | null>`q.checkpoint::text`.as("checkpoint"),
-  sql<string | null>`q.metadata::text`.as("metadata"),
-] as const;
-
-function microseconds<Column extends "run_at" | "enqueued_at" | "lease_expires_at">(column: Column) {
-  // A time without a number, such as -infinity, must not keep all jobs of a claim from being claimed.
-  const time = sql`greatest(${sql.ref(`q.${column}`)}, timestamptz 'epoch')`;
-  return sql<string>`(date_part('epoch', ${time}) * 1000000)::int8`.as(column);
-}
-
 /**
  * Leases the locked jobs at `places`. By place, not by id: they need not be looked up again, whatever the planner thinks of
  * their number. One that another session changed between this statement's snapshot and the lock is left for the next claim.
@@ -203,9 +177,13 @@ export function leased(qb: QueryCreator<LedgerTables>, places: RawBuilder<unknow
       attempt: eb("q.attempt", "+", 1),
       worker_id: p.workerId,
       leased_at: sql<Date>`clock_timestamp()`,
-      lease_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${p.leaseSeconds})`,
+      lease_expires_at: leaseEnd(p),
       // What is asked for from now on is not in the payload that the handler gets.
       debounce_key: null,
     }))
     .returning(claimedColumns);
+}
+
+export function leaseEnd({ leaseSeconds }: Pick<ClaimPlaceholders, "leaseSeconds">) {
+  return sql<Date>`clock_timestamp() + make_interval(secs => ${leaseSeconds})`;
 }

@@ -4,8 +4,9 @@
  */
 import type { Executor } from "../database/executor.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
+import type { MaybeClaimedRow } from "./claimed.ts";
 import { holdOfAll, holdOfTypes } from "./limit-holds.ts";
-import { type ClaimedRow, claimHeldOfAll, claimHeldOfTypes } from "./limited-rows.ts";
+import { claimHeldOfAll, claimHeldOfTypes } from "./limited-rows.ts";
 
 export interface ClaimRequest {
   readonly limit: number;
@@ -15,8 +16,10 @@ export interface ClaimRequest {
   readonly types: readonly string[] | null;
 }
 
-export interface LimitedClaim {
-  readonly rows: readonly ClaimedRow[];
+/** What one of the tries of a claim came to. */
+export interface ClaimPart {
+  /** As the statements answer them: also one without a job. */
+  readonly rows: readonly MaybeClaimedRow[];
   /** There may be more to claim at once. */
   readonly more: boolean;
 }
@@ -25,7 +28,7 @@ export interface LimitedClaim {
  * Claims jobs with and without a limit in one order. Two round trips in a transaction of its own, three in a caller's.
  * Throws `job.claim_unsupported_isolation`.
  */
-export async function claimLimited(executor: Executor, request: ClaimRequest): Promise<LimitedClaim> {
+export async function claimLimited(executor: Executor, request: ClaimRequest): Promise<ClaimPart> {
   await requireReadCommitted(executor, "job.claim_unsupported_isolation");
   return inTransaction(executor, async (trx) => {
     const { held, seen, capped } = await hold(trx, request);
@@ -56,7 +59,7 @@ async function hold(trx: Executor, { limit, types }: ClaimRequest): Promise<Hold
   return { held, seen: Number(rows[0]?.seen ?? 0), capped: rows[0]?.capped === true };
 }
 
-function claimHeld(trx: Executor, request: ClaimRequest, held: readonly HeldKey[]): Promise<ClaimedRow[]> {
+function claimHeld(trx: Executor, request: ClaimRequest, held: readonly HeldKey[]): Promise<MaybeClaimedRow[]> {
   const { types, ...values } = request;
   const given = {
     ...values,

@@ -29,8 +29,6 @@ export const claimHeldOfAll = writing("claim_limited_jobs_of_all_types", paramet
   claimHeld(withPendingTypes(db), p, sql<boolean>`true`, schema),
 );
 
-export type ClaimedRow = Awaited<ReturnType<typeof claimHeldOfAll.execute>>[number];
-
 /** A rate's period is divided into so many buckets; a start counts until the period has passed since its bucket's end. */
 const BUCKETS = 50;
 

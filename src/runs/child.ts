@@ -8,7 +8,7 @@ import { decodeRunStatus, isTerminalRun } from "../database/statuses.ts";
 import { inTransaction, requireReadCommitted } from "../database/transaction.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { LedgerError } from "../errors.ts";
-import type { ClaimedJob } from "../jobs/claim.ts";
+import type { ClaimedJob } from "../jobs/claimed.ts";
 import { leaseLost } from "../jobs/lease.ts";
 import { type PreparedOutcome, prepareOutcome } from "../jobs/outcome.ts";
 import { handOverToChild } from "../steps/child.ts";

@@ -4,6 +4,7 @@ import { validUuid } from "../database/ids.ts";
 import type { ValueRules } from "../database/values/rules.ts";
 import { storedValues, valueText } from "../database/values/write.ts";
 import { LedgerError } from "../errors.ts";
+import { type EagerClaimOptions, validEagerClaim } from "../jobs/eager.ts";
 import type { Lease } from "../jobs/lease.ts";
 import {
   type Continuation,
@@ -17,7 +18,7 @@ import {
 } from "../jobs/outcome.ts";
 import type { StepOutcome } from "../steps/cascade.ts";
 import { completeWith, type TransactionBody } from "../steps/complete-with.ts";
-import { settled, settleOutcomes } from "../steps/settle.ts";
+import { type SettledAndClaimed, settled, settleOutcomes, settleOutcomesEagerly } from "../steps/settle.ts";
 import { type AppendRequest, prepareAddition } from "./additions.ts";
 
 /** The attempt succeeded, and its step adds others to the run. */
@@ -78,6 +79,20 @@ export async function continueJob(executor: Executor, lease: Lease, continuation
  */
 export async function settle(executor: Executor, settlements: readonly StepSettlement[]): Promise<SettleResult[]> {
   return settleOutcomes(executor, await preparedAll(executor, settlements));
+}
+
+/**
+ * Settles many attempts as `settle` does, and claims jobs of steps that are released by it, so that who completes a step can go on
+ * with the next without asking. None while other jobs are due that the claim could take, none with a limit or a
+ * delay, and none in a caller's transaction. No more round trips than `settle`. Throws as `settle`.
+ */
+export async function settleAndClaim(
+  executor: Executor,
+  settlements: readonly StepSettlement[],
+  options: EagerClaimOptions,
+): Promise<SettledAndClaimed> {
+  const claim = validEagerClaim(options);
+  return settleOutcomesEagerly(executor, await preparedAll(executor, settlements), claim);
 }
 
 /** Completes one job in one commit with what `body` writes: see `completeWith`. Throws as `settle` besides. */

@@ -3,28 +3,18 @@
  * follows is that dependents lose a prerequisite and are released. Whatever else would follow, and
  * whoever would have to wait for a release lock, is left untouched for `cascade.ts`.
  */
-import { sql } from "kysely";
-import { announceJobs, announceRuns, announcing } from "../database/announce.ts";
+import { type RawBuilder, sql } from "kysely";
+import { announcing } from "../database/announce.ts";
 import type { Executor } from "../database/executor.ts";
-import { rowsOf, sparse } from "../database/parameters.ts";
+import { sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
-import type { StepStatus } from "../database/statuses.ts";
-import { appendEnded, succeededOfQueue } from "../jobs/ending.ts";
+import { type ClaimedJob, claimedJobs, inClaimOrder, isClaimed } from "../jobs/claimed.ts";
+import { type EagerClaim, eagerParameters, insertReleasedEagerly, withEager } from "../jobs/eager.ts";
 import { insertReleased } from "../jobs/insertion.ts";
-import {
-  leaseArguments,
-  leaseColumns,
-  leaseKey,
-  leaseKeyOf,
-  leaseParameters,
-  sameLease,
-  unexpired,
-} from "../jobs/lease.ts";
+import { leaseArguments, leaseKey } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
 import { runReleaseKey } from "../locks/key.ts";
-import { boundedHere } from "../locks/wait.ts";
-import { entered, releasedJobs } from "./release.ts";
-import { countersChanged } from "./run-status.ts";
+import { advanced, advancedColumns, advanceParameters, announced } from "./advance-rows.ts";
 
 export interface AdvancedJob {
   /** As `leaseKey` makes it. */
@@ -33,23 +23,60 @@ export interface AdvancedJob {
   readonly state: "SUCCEEDED" | "LOST" | "HELD_BACK";
 }
 
+export interface EagerlyAdvanced {
+  readonly jobs: readonly AdvancedJob[];
+  readonly claimed: readonly ClaimedJob[];
+  /** Jobs are due that a claim could take: released ones that were not claimed, or others that are before them. */
+  readonly more: boolean;
+}
+
 /** Completes what can be completed without waiting for a release lock. One round trip. */
 export async function advance(executor: Executor, successes: readonly PreparedOutcome[]): Promise<AdvancedJob[]> {
+  const news = announcing(executor);
+  const row = await complete.executeFirst(executor, { ...advanceArguments(executor, successes), notify: news.notify });
+  news.after({ jobs: row?.released === true, runs: row?.ended_runs ?? [] });
+  return stated(successes, row);
+}
+
+/** The same, and leases jobs that it releases to who completes, where nothing else is before them. One round trip. */
+export async function advanceEagerly(
+  executor: Executor,
+  successes: readonly PreparedOutcome[],
+  claim: EagerClaim,
+): Promise<EagerlyAdvanced> {
+  const news = announcing(executor);
+  const given = { ...advanceArguments(executor, successes), notify: news.notify };
+  const rows = await completeEagerly.execute(executor, { ...given, ...claim });
+  const [row] = rows;
+  news.after({ jobs: row?.released === true, runs: row?.ended_runs ?? [] });
+  return {
+    jobs: stated(successes, row),
+    claimed: await claimedJobs(executor, claim.workerId, rows.filter(isClaimed).sort(inClaimOrder)),
+    more: row?.more === true,
+  };
+}
+
+function advanceArguments(executor: Executor, successes: readonly PreparedOutcome[]) {
   const runIds = successes.map(({ lease }) => lease.workflowRunId ?? "");
   const leases = leaseArguments(
     executor,
     successes.map(({ lease }) => lease),
   );
-  const news = announcing(executor);
-  const row = await complete.executeFirst(executor, {
+  return {
     ...leases,
     runIds,
     releaseKeys: runIds.map((runId) => String(runReleaseKey(runId))),
     outputs: sparse(successes, ({ output }) => output),
-    notify: news.notify,
-  });
-  news.after({ jobs: row?.released === true, runs: row?.ended_runs ?? [] });
-  const [held, done] = [new Set(row?.held), new Set(row?.done)];
+  };
+}
+
+interface Answer {
+  readonly held: readonly string[] | null;
+  readonly done: readonly string[] | null;
+}
+
+function stated(successes: readonly PreparedOutcome[], answer: Answer | undefined): AdvancedJob[] {
+  const [held, done] = [new Set(answer?.held), new Set(answer?.done)];
   const stateOf = ({ lease }: PreparedOutcome) => {
     if (!held.has(leaseKey(lease))) return "LOST";
     return done.has(lease.jobId) ? "SUCCEEDED" : "HELD_BACK";
@@ -57,246 +84,41 @@ export async function advance(executor: Executor, successes: readonly PreparedOu
   return successes.map((success) => ({ leaseKey: leaseKey(success.lease), state: stateOf(success) }));
 }
 
-const advanceParameters = {
-  ...leaseParameters,
-  runIds: "uuid[]",
-  releaseKeys: "int8[]",
-  outputs: "jsonb?[]",
-  notify: "bool",
-} as const;
-
-/**
- * Locks in the order of LOCKS.md §3, each kind because it reads from the one before: `held` the job
- * rows, `granted` the release locks, `locked` own and dependent steps together in id order, `run` the
- * run rows. What a lock waited for is seen: a locked row comes back in its latest version. Edges are
- * read before that, so an own step whose number of dependents has changed meanwhile holds its run back.
- *
- * `touched` is materialized for the reason that `closure.ts` gives. No step of it joins two lists of the batch: the planner takes them for short, and would compare each with each.
- */
 const complete = writing("complete_step_jobs", advanceParameters, (db, p, schema) =>
-  db
-    .with("input", (qb) =>
-      qb
-        .selectFrom(
-          rowsOf("given", { ...leaseColumns(p), run_id: p.runIds, release_key: p.releaseKeys, output: p.outputs }),
-        )
-        .selectAll(),
-    )
-    .with(
-      (cte) => cte("held").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("job_queue as q")
-          .innerJoin("input", "input.job_id", "q.id")
-          .whereRef("q.workflow_run_id", "=", "input.run_id")
-          .where(sameLease("q", "input"))
-          .where(boundedHere(p.lockWait))
-          .select([
-            "q.id",
-            "q.leased_at",
-            "q.lease_expires_at",
-            "q.workflow_step_id as step_id",
-            leaseKeyOf("input").as("lease_key"),
-            "input.run_id",
-            "input.release_key",
-            "input.output",
-          ])
-          .orderBy("q.id")
-          .forUpdate("q"),
-    )
-    .with(
-      (cte) => cte("fenced").materialized(),
-      (qb) => qb.selectFrom("held").where(unexpired("held")).selectAll(),
-    )
-    .with(
-      (cte) => cte("granted").materialized(),
-      (qb) =>
-        qb
-          .selectFrom(qb.selectFrom("fenced").select(["fenced.run_id", "fenced.release_key"]).distinct().as("f"))
-          .select(["f.run_id", sql<boolean>`pg_try_advisory_xact_lock_shared(f.release_key)`.as("ok")]),
-    )
-    .with("reach", (qb) =>
-      qb
-        .selectFrom("fenced as f")
-        .innerJoinLateral(
-          (eb) =>
-            eb
-              .selectFrom("workflow_step_dependencies as d")
-              .whereRef("d.run_id", "=", "f.run_id")
-              .whereRef("d.prerequisite_id", "=", "f.step_id")
-              .select(({ fn }) => [
-                fn.countAll<number>().as("dependents"),
-                sql<string[]>`array_agg(d.step_id)`.as("dependent_ids"),
-              ])
-              .as("edges"),
-          (join) => join.onTrue(),
-        )
-        .where(sql<boolean>`coalesce(f.run_id in (select run_id from granted where ok), false)`)
-        .select([
-          "f.id as job_id",
-          "f.run_id",
-          sql<string>`f.step_id`.as("step_id"),
-          "f.output",
-          "f.leased_at",
-          "edges.dependents",
-          "edges.dependent_ids",
-        ]),
-    )
-    .with(
-      (cte) => cte("touched").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("reach as r")
-          .innerJoin(sql<{ id: string }>`unnest(r.dependent_ids)`.as<"dependent">(sql`dependent(id)`), (join) =>
-            join.onTrue(),
-          )
-          .groupBy(["r.run_id", "dependent.id"])
-          .select(({ fn }) => [
-            "r.run_id",
-            "dependent.id as step_id",
-            fn.countAll<number>().as("prerequisites"),
-            sql<number | null>`null::bigint`.as("dependents"),
-            sql<string | null>`null::uuid`.as("job_id"),
-            sql<string | null>`null::jsonb`.as("output"),
-            sql<Date | null>`null::timestamptz`.as("leased_at"),
-          ])
-          .unionAll(
-            qb
-              .selectFrom("reach as r")
-              .select([
-                "r.run_id",
-                "r.step_id",
-                sql<number>`0`.as("prerequisites"),
-                "r.dependents",
-                "r.job_id",
-                "r.output",
-                "r.leased_at",
-              ]),
-          ),
-    )
-    .with(
-      (cte) => cte("locked").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("workflow_steps as s")
-          .innerJoin("touched as t", (join) => join.onRef("t.run_id", "=", "s.run_id").onRef("t.step_id", "=", "s.id"))
-          .select([
-            "s.run_id",
-            "s.id",
-            "s.kind",
-            "t.job_id",
-            "t.output",
-            "t.leased_at",
-            sql<number>`s.pending_count - t.prerequisites`.as("pending_count"),
-            sql<boolean>`case
-              when t.job_id is not null then s.status in ('ENQUEUED', 'RUNNING') and s.dependent_count = t.dependents
-              else s.status = 'BLOCKED' and (
-                s.pending_count > t.prerequisites
-                or (s.unsatisfied_count = 0 and s.kind in ('JOB', 'EXTERNAL') and s.kept_outcome is null)
-              )
-            end`.as("fits"),
-          ])
-          .orderBy("s.id")
-          .forUpdate("s"),
-    )
-    .with(
-      (cte) => cte("judged").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("locked as l")
-          .selectAll("l")
-          .select(sql<boolean>`bool_and(l.fits) over (partition by l.run_id)`.as("admitted")),
-    )
-    .with("change", (qb) =>
-      qb
-        .selectFrom("judged as l")
-        .where("l.admitted", "=", true)
-        .select([
-          "l.run_id",
-          "l.id as step_id",
-          "l.job_id",
-          "l.pending_count",
-          "l.output",
-          "l.leased_at",
-          sql<StepStatus>`(case
-            when l.job_id is not null then 'SUCCEEDED'
-            when l.pending_count > 0 then 'BLOCKED'
-            when l.kind = 'JOB' then 'ENQUEUED'
-            else 'WAITING_FOR_EXTERNAL'
-          end)::${sql.id(schema, "step_status")}`.as("status"),
-        ]),
-    )
-    .with(
-      (cte) => cte("run").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("workflow_runs as r")
-          .innerJoin(
-            qb
-              .selectFrom("change as c")
-              .groupBy("c.run_id")
-              .select([
-                "c.run_id",
-                sql<number>`-(count(*) filter (where c.status in ('SUCCEEDED', 'WAITING_FOR_EXTERNAL')))`.as(
-                  "open_delta",
-                ),
-                sql<number>`count(*) filter (where c.status = 'WAITING_FOR_EXTERNAL')`.as("waiting_delta"),
-                sql<number>`0`.as("errored_delta"),
-                sql<number>`0`.as("step_delta"),
-              ])
-              .as("delta"),
-            "delta.run_id",
-            "r.id",
-          )
-          .select(["r.id", "delta.open_delta", "delta.waiting_delta", "delta.errored_delta", "delta.step_delta"])
-          .orderBy("r.id")
-          .forUpdate("r"),
-    )
-    .with("ended", (qb) =>
-      qb
-        .deleteFrom("job_queue as q")
-        .using("change as c")
-        .whereRef("q.id", "=", "c.job_id")
-        .returning(succeededOfQueue(schema)),
-    )
-    .with("appended", (qb) => appendEnded(qb))
-    .with("changed", (qb) =>
-      qb
-        .updateTable("workflow_steps as s")
-        .from("change as c")
-        .whereRef("s.run_id", "=", "c.run_id")
-        .whereRef("s.id", "=", "c.step_id")
-        .set((eb) => ({
-          status: eb.ref("c.status"),
-          pending_count: eb.ref("c.pending_count"),
-          // A dependent may be a gate that keeps an early completion.
-          output: sql<string | null>`case when c.status = 'SUCCEEDED' then c.output else s.output end`,
-          started_at: eb.ref("c.leased_at"),
-          ...entered(sql.ref("c.status")),
-        }))
-        .returning("s.id"),
-    )
-    .with("counted", (qb) =>
-      qb
-        .updateTable("workflow_runs as r")
-        .from("run as d")
-        .whereRef("r.id", "=", "d.id")
-        .set(countersChanged(schema, "r", "d"))
-        .returning(["r.id", "r.ended_at", "r.parent_run_id", "r.parent_step_id"]),
-    )
-    .with("released", (qb) => releasedJobs(qb))
+  advanced(db, p, schema)
     .with("inserted", (qb) => insertReleased(qb))
-    .with("announced", (qb) =>
-      qb.selectNoFrom([
-        announceJobs(p.notify, schema, sql`select from inserted`).as("jobs"),
-        announceRuns(p.notify, schema, sql`select id from counted where ended_at is not null`).as("runs"),
-      ]),
-    )
+    .with("announced", (qb) => announced(qb, p, schema, sql`select from inserted`))
     .selectFrom("announced")
     .select([
-      sql<string[]>`array(select lease_key from fenced)`.as("held"),
-      sql<string[]>`array(select job_id from change where job_id is not null)`.as("done"),
+      advancedColumns.held.as("held"),
+      advancedColumns.done.as("done"),
+      advancedColumns.endedRuns.as("ended_runs"),
       sql<boolean>`exists (select from inserted)`.as("released"),
-      sql<string[]>`array(select id::text from counted where ended_at is not null)`.as("ended_runs"),
     ]),
+);
+
+/** The first row says what became of all: in each it would be the square of the batch. */
+function inFirstRow<T>(value: RawBuilder<T>) {
+  return sql<T | null>`case when row_number() over () = 1 then ${value} end`;
+}
+
+const completeEagerly = writing(
+  "complete_step_jobs_eagerly",
+  { ...advanceParameters, ...eagerParameters },
+  (db, p, schema) => {
+    const left = sql`select from inserted where status = 'PENDING'`;
+    return withEager(advanced(db, p, schema), p)
+      .with("inserted", (qb) => insertReleasedEagerly(qb, p, schema))
+      .with("announced", (qb) => announced(qb, p, schema, left))
+      .selectFrom("announced")
+      .leftJoin("inserted as i", (join) => join.on("i.status", "=", "LEASED"))
+      .selectAll("i")
+      .select([
+        inFirstRow(advancedColumns.held).as("held"),
+        inFirstRow(advancedColumns.done).as("done"),
+        inFirstRow(advancedColumns.endedRuns).as("ended_runs"),
+        sql<boolean>`exists (${left})`.as("released"),
+        sql<boolean>`exists (${left}) or (select o.due from others as o)`.as("more"),
+      ]);
+  },
 );

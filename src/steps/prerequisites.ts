@@ -6,7 +6,7 @@ import { rowsOf } from "../database/parameters.ts";
 import { reading } from "../database/statement.ts";
 import { readValues } from "../database/values/read.ts";
 import type { LedgerError } from "../errors.ts";
-import type { ClaimedJob } from "../jobs/claim.ts";
+import type { ClaimedJob } from "../jobs/claimed.ts";
 
 /** The outputs of the prerequisites that succeeded, by step key. */
 export type PrerequisiteOutputs = Readonly<Record<string, JsonValue | null>>;

@@ -2,12 +2,14 @@
 import type { Executor } from "../database/executor.ts";
 import { requireReadCommitted, rollbackToSavepoint, savepoint, takenBackOnError } from "../database/transaction.ts";
 import { isLedgerError, LedgerError } from "../errors.ts";
+import type { ClaimedJob } from "../jobs/claimed.ts";
 import { completeJobs } from "../jobs/complete.ts";
+import type { EagerClaim } from "../jobs/eager.ts";
 import { leaseKey, leaseLost } from "../jobs/lease.ts";
 import type { PreparedOutcome, SettledJob, SettleResult } from "../jobs/outcome.ts";
 import { settleAttempts } from "../jobs/settle.ts";
 import { boundedInCaller } from "../locks/wait.ts";
-import { advance } from "./advance.ts";
+import { advance, advanceEagerly } from "./advance.ts";
 import { endStepJobs, type StepOutcome } from "./cascade.ts";
 
 /**
@@ -17,16 +19,52 @@ import { endStepJobs, type StepOutcome } from "./cascade.ts";
  * the waits, and two for jobs of runs, for its level and a savepoint. An error that concerns all of a group (the
  * database is gone) is thrown. Throws `workflow.terminal_completion_unsupported_isolation`.
  */
-export async function settleOutcomes(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
+export async function settleOutcomes(
+  executor: Executor,
+  outcomes: readonly StepOutcome[],
+  eager?: Eager,
+): Promise<SettleResult[]> {
   // A transaction takes all job rows at once, in one order: there the statement for all outcomes does these too.
   if (executor.transaction !== "none") return settleAny(executor, outcomes);
   const completed = await completeJobs(executor, outcomes);
   const others = completed.size === 0 ? outcomes : outcomes.filter((_, place) => !completed.has(place));
-  const answers = (await settleAny(executor, others)).values();
+  const answers = (await settleAny(executor, others, eager)).values();
   return outcomes.map((_, place) => (completed.has(place) ? succeeded : (answers.next().value ?? lost())));
 }
 
-async function settleAny(executor: Executor, outcomes: readonly StepOutcome[]): Promise<SettleResult[]> {
+/** What was settled, and what was claimed with it. */
+export interface SettledAndClaimed {
+  readonly results: readonly SettleResult[];
+  /** Jobs of steps that the settlements released. */
+  readonly claimed: readonly ClaimedJob[];
+  /** A claim may find jobs: some were released that are not among `claimed`, or were due before. */
+  readonly more: boolean;
+}
+
+/**
+ * The same, and claims jobs of steps that are released on the short way, where no other job that the claim could take is
+ * due. In a caller's transaction nothing is claimed: the caller may roll it back. No further round trips.
+ */
+export async function settleOutcomesEagerly(
+  executor: Executor,
+  outcomes: readonly StepOutcome[],
+  claim: EagerClaim,
+): Promise<SettledAndClaimed> {
+  if (executor.transaction !== "none") {
+    return { results: await settleOutcomes(executor, outcomes), claimed: [], more: true };
+  }
+  const eager: Eager = { claim, claimed: [], more: false };
+  return { results: await settleOutcomes(executor, outcomes, eager), claimed: eager.claimed, more: eager.more };
+}
+
+/** A claim that goes with settlements, and what comes of it. */
+interface Eager {
+  readonly claim: EagerClaim;
+  claimed: readonly ClaimedJob[];
+  more: boolean;
+}
+
+async function settleAny(executor: Executor, outcomes: readonly StepOutcome[], eager?: Eager): Promise<SettleResult[]> {
   if (outcomes.length === 0) return [];
   const results = new Map<string, SettleResult>();
   const distinct = eachLeaseOnce(outcomes);
@@ -34,8 +72,8 @@ async function settleAny(executor: Executor, outcomes: readonly StepOutcome[]): 
   if (distinct.some(({ lease }) => lease.workflowRunId !== null)) {
     await requireReadCommitted(executor, "workflow.terminal_completion_unsupported_isolation");
   }
-  const settle = executor.transaction === "none" ? settleApart : settleTogether;
-  await settle(executor, distinct, results);
+  if (executor.transaction === "none") await settleApart(executor, distinct, results, eager);
+  else await settleTogether(executor, distinct, results);
   return outcomes.map((outcome) => (settling.has(outcome) ? results.get(keyOf(outcome)) : undefined) ?? lost());
 }
 
@@ -51,14 +89,17 @@ async function settleApart(
   executor: Executor,
   outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
+  eager?: Eager,
 ): Promise<void> {
   const [successes, others] = partition(outcomes, isStepSuccess);
   const ends = await settleWithoutSteps(executor, others, results);
   const runs = new Set(ends.map(({ lease }) => lease.workflowRunId));
   // All that is settled of a run goes one way, so that its rows are locked and written once.
   const [together, alone] = partition(successes, ({ lease }) => runs.has(lease.workflowRunId));
-  const heldBack = await settleSuccesses(executor, alone, results);
-  await settleEnding(executor, [...ends, ...together, ...heldBack], results);
+  const heldBack = await settleSuccesses(executor, alone, results, eager);
+  const ending = [...ends, ...together, ...heldBack];
+  if (eager !== undefined && ending.length > 0) eager.more = true;
+  await settleEnding(executor, ending, results);
 }
 
 /**
@@ -120,14 +161,23 @@ async function settleSuccesses(
   executor: Executor,
   outcomes: readonly StepOutcome[],
   results: Map<string, SettleResult>,
+  eager?: Eager,
 ): Promise<StepOutcome[]> {
   if (outcomes.length === 0) return [];
   const heldBack = new Set<string>();
-  for (const { leaseKey: key, state } of await advance(executor, outcomes)) {
+  for (const { leaseKey: key, state } of await advanced(executor, outcomes, eager)) {
     if (state === "HELD_BACK") heldBack.add(key);
     else results.set(key, state === "LOST" ? lost() : succeeded);
   }
   return outcomes.filter((outcome) => heldBack.has(keyOf(outcome)));
+}
+
+async function advanced(executor: Executor, outcomes: readonly StepOutcome[], eager?: Eager) {
+  if (eager === undefined) return advance(executor, outcomes);
+  const { jobs, claimed, more } = await advanceEagerly(executor, outcomes, eager.claim);
+  eager.claimed = claimed;
+  eager.more = more;
+  return jobs;
 }
 
 /** Ends of steps, one transaction for all; when a run is in the way, each run for itself. */

@@ -87,7 +87,11 @@ export class Attempt {
 
   /** Whether its end may make other jobs runnable: steps that depend on it, or those that its key's limit held back. */
   get mayRelease(): boolean {
-    return this.job.lease.workflowRunId !== null || this.job.limitKey !== null;
+    return this.isStep || this.job.limitKey !== null;
+  }
+
+  get isStep(): boolean {
+    return this.job.lease.workflowRunId !== null;
   }
 
   get open(): boolean {

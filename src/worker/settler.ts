@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { isLedgerError, type Ledger, type LedgerError, type SettleResult } from "../index.ts";
 import type { Attempt, Outcome } from "./attempt.ts";
+import type { EagerClaim } from "./claims.ts";
 import { fateOf } from "./confirm.ts";
 import type { Emit } from "./events.ts";
 import { isTransient, isUnreachable, mayPass, retryDelayMs } from "./transient.ts";
@@ -13,12 +14,23 @@ export interface SettlerOptions {
   readonly release: (attempt: Attempt) => void;
   /** A success may have made other jobs runnable, or the job itself. */
   readonly onReleased: () => void;
+  /** A claim of at most so many jobs, to go with settlements that may release some. Default: none does. */
+  readonly claim?: (jobs: number) => EagerClaim | undefined;
   readonly crash: (error: unknown) => void;
 }
 
 interface Item {
   readonly attempt: Attempt;
   readonly outcome: Outcome;
+}
+
+/** What came of settlements, and of the claim that went with them. */
+interface Answer {
+  readonly results: readonly SettleResult[];
+  /** They may have made jobs runnable that were not claimed. */
+  readonly more: boolean;
+  /** Takes on what was claimed. */
+  take(): Promise<void>;
 }
 
 /** While a statement is under way the next ones wait for its end or this long, in milliseconds: it may be waiting for a lock. */
@@ -64,9 +76,9 @@ export class Settler {
 
   #schedule(): void {
     if (this.#queue.length === 0 || this.#statements >= MAX_STATEMENTS) return;
-    if (this.#queue.length >= MAX_BATCH) this.#flush();
+    const isFull = this.#queue.length >= MAX_BATCH;
     // What else ends in the same moment goes with it, and nothing waits for more while nothing is under way.
-    else if (this.#statements === 0) this.#immediate ??= setImmediate(() => this.#flush());
+    if (isFull || this.#statements === 0) this.#immediate ??= setImmediate(() => this.#flush());
     else this.#timer ??= setTimeout(() => this.#flush(), GATHER_MS);
   }
 
@@ -92,26 +104,33 @@ export class Settler {
     const answer = await this.#send(items);
     if ("error" in answer) return this.#failed(items, answer.error, failures);
     const again: Item[] = [];
-    const refusals: Promise<void>[] = [];
+    const followUps: Promise<void>[] = [];
     for (const [place, item] of items.entries()) {
       const result = answer.results[place];
       if (result === undefined) continue;
-      if (result.ok) this.#stored(item, result);
-      else if (result.error.code === "job.lease_owner_mismatch") refusals.push(this.#refused(item, result.error));
+      if (result.ok) this.#stored(item, result, answer.more);
+      else if (result.error.code === "job.lease_owner_mismatch") followUps.push(this.#refused(item, result.error));
       else if (isTransient(result.error)) again.push(item);
-      else refusals.push(this.#replaced(item, result.error, failures));
+      else followUps.push(this.#replaced(item, result.error, failures));
     }
-    await Promise.all(refusals);
+    followUps.push(answer.take());
+    await Promise.all(followUps);
     const error = answer.results.find((result) => !result.ok && isTransient(result.error));
     if (again.length > 0 && error !== undefined && !error.ok) await this.#later(again, error.error, failures);
   }
 
-  async #send(items: readonly Item[]): Promise<{ results: SettleResult[] } | { error: unknown }> {
+  async #send(items: readonly Item[]): Promise<Answer | { error: unknown }> {
     this.#statements += 1;
+    const settlements = items.map(({ attempt, outcome }) => ({ lease: attempt.job.lease, ...outcome }));
+    const claim = this.#options.claim?.(items.filter(mayClaim).length);
     try {
-      const settlements = items.map(({ attempt, outcome }) => ({ lease: attempt.job.lease, ...outcome }));
-      return { results: await this.#options.ledger.jobs.settle(settlements) };
+      if (claim === undefined) {
+        return { results: await this.#options.ledger.jobs.settle(settlements), more: true, take: async () => {} };
+      }
+      const answer = await this.#options.ledger.jobs.settleAndClaim(settlements, claim.options);
+      return { ...answer, take: () => claim.take(answer.claimed) };
     } catch (error) {
+      await claim?.take([]);
       return { error };
     } finally {
       this.#statements -= 1;
@@ -164,7 +183,7 @@ export class Settler {
     else await this.#settle([{ ...item, outcome: refusal }], failures);
   }
 
-  #stored(item: Item, { status, runAt }: Extract<SettleResult, { ok: true }>): void {
+  #stored(item: Item, { status, runAt }: Extract<SettleResult, { ok: true }>, more: boolean): void {
     const { attempt, outcome } = item;
     const { emit, release, onReleased } = this.#options;
     const job = attempt.view;
@@ -175,7 +194,8 @@ export class Settler {
     else if (status === "PENDING") emit({ type: "retried", job, failure: outcome.failure, runAt });
     else emit({ type: "failed", job, failure: outcome.failure });
     const goesOn = "continuation" in outcome;
-    if (goesOn || (attempt.mayRelease && (status !== "PENDING" || attempt.job.limitKey !== null))) onReleased();
+    const releases = status !== "PENDING" && more && attempt.isStep;
+    if (goesOn || releases || attempt.job.limitKey !== null) onReleased();
   }
 
   async #refused(item: Item, error: LedgerError): Promise<void> {
@@ -198,6 +218,11 @@ export class Settler {
     this.#options.release(attempt);
     this.#options.emit({ type: "lost", job: attempt.view, error });
   }
+}
+
+/** Whether the step's end goes the short way, on which jobs can be claimed. */
+function mayClaim({ attempt, outcome }: Item): boolean {
+  return attempt.isStep && "success" in outcome;
 }
 
 /**

@@ -12,6 +12,12 @@ export interface SlotsOptions {
   readonly onBug: (error: unknown) => void;
 }
 
+/** Room that is kept. */
+export interface Reserved {
+  /** To be called once. */
+  free(): void;
+}
+
 /** Handlers that take longer than this on average, in milliseconds, get no jobs ahead of free slots. */
 const SHORT_MS = 250;
 /** As many jobs are taken ahead as start within this time at the handlers' pace, in milliseconds: another worker may be free. */
@@ -26,6 +32,8 @@ export class Slots {
   /** Started, and the lease is not known to be gone. */
   readonly #leased = new Bag<Attempt, "leasedAt">("leasedAt");
   readonly #idle: (() => void)[] = [];
+  /** Slots for jobs that are asked for. */
+  #reserved = 0;
   #averageMs = Number.POSITIVE_INFINITY;
   #open = true;
 
@@ -40,10 +48,20 @@ export class Slots {
   room(): number {
     const { concurrency } = this.#options;
     const ahead = this.#ahead();
-    if (this.#waiting.length > ahead / 2) return 0;
+    if (!this.#open || this.#waiting.length > ahead / 2) return 0;
     const slots = concurrency + ahead - this.#running.size - this.#waiting.length;
     const unsettled = 2 * concurrency + ahead - this.#leased.size;
-    return Math.max(0, Math.min(slots, unsettled));
+    return Math.max(0, Math.min(slots, unsettled) - this.#reserved);
+  }
+
+  /** Keeps room for jobs that are asked for, until the answer is there and `free` is called. */
+  reserve(jobs: number): Reserved {
+    this.#reserved += jobs;
+    const free = () => {
+      this.#reserved -= jobs;
+      this.#options.onRoom();
+    };
+    return { free };
   }
 
   add(attempts: readonly Attempt[]): void {

@@ -115,6 +115,7 @@ export class Worker {
       emit,
       release,
       onReleased: () => this.#claimLoop.wake(),
+      claim: (jobs) => this.#claims.eager(jobs),
       crash: (error) => this.#crashed(error, "settle"),
     });
     this.#heart = new Heart({ ledger, slots: this.#slots, emit, leaseSeconds });
@@ -224,6 +225,9 @@ export class Worker {
         this.#slots.idle(),
       ]);
       await this.#settler.drain();
+      // What settlements that were under way have claimed.
+      const eager = [...this.#slots.close().map(({ job }) => job), ...(await this.#claims.takeUnprepared())];
+      await handBack({ ledger: this.#settings.ledger, emit: this.#emit }, eager, HAND_BACK_TRIES);
       await this.#heartLoop.stop();
     } catch (error) {
       this.#crashed(error, "hand_back");

@@ -190,7 +190,17 @@ export class Model {
   // --- F-J4, F-W5: claim, and what the claimed find
 
   claim(workerId: string, limit: number, types: readonly string[] | null): Claimed[] {
-    return this.liveJobs
+    return this.#claimFrom(this.liveJobs, workerId, limit, types);
+  }
+
+  /** A claim that comes upon these jobs only. */
+  claimAmong(ids: readonly string[], workerId: string, limit: number, types: readonly string[]): Claimed[] {
+    const found = this.liveJobs.filter(({ id }) => ids.includes(id));
+    return this.#claimFrom(found, workerId, limit, types);
+  }
+
+  #claimFrom(jobs: readonly Job[], workerId: string, limit: number, types: readonly string[] | null): Claimed[] {
+    return jobs
       .filter(({ lease, due }) => lease === null && due)
       .filter(({ plan }) => !this.#state.paused.has(plan.type) && (types === null || types.includes(plan.type)))
       .sort(inClaimOrder)

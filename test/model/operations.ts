@@ -272,11 +272,15 @@ function settlingOf(model: Model, lease: Lease, { outcome, addition }: OutcomeGi
 }
 
 const settle = fc
-  .array(fc.record({ pick: anyLease, given: anyOutcome }), { minLength: 1, maxLength: 5 })
-  .map((items): Operation => {
+  .record({
+    items: fc.array(fc.record({ pick: anyLease, given: anyOutcome }), { minLength: 1, maxLength: 5 }),
+    eager: fc.oneof(fc.constant(null), anyClaim),
+  })
+  .map(({ items, eager }): Operation => {
+    const also = eager === null ? "" : `, and ${describedClaim(eager)}`;
     const text = items.map(({ pick, given }) => `${pick.place} as ${given.outcome.kind}`).join(", ");
     return {
-      toString: () => `settle ${text}`,
+      toString: () => `settle ${text}${also}`,
       aim: (model, memory, inTransaction) => {
         const wanted = items.flatMap(({ pick, given }) => {
           const lease = pickedLease(model, memory, pick);
@@ -287,19 +291,56 @@ const settle = fc
         if (settlings.length === 0) return null;
         remember(model, memory, settlings);
         return {
-          text: `settle ${settlings.map(({ lease, outcome }) => `${nameOf(model, lease)} as ${described(outcome)}`).join(", ")}`,
-          act: async (ledger) => shownResults(await ledger.jobs.settle(settlings.map(settlementOf))),
-          expected: (other) => other.settle(settlings),
+          text: `settle ${settlings.map(({ lease, outcome }) => `${nameOf(model, lease)} as ${described(outcome)}`).join(", ")}${also}`,
+          ...(eager === null ? settlesOnly(settlings) : settlesAndClaims(settlings, eager, memory)),
         };
       },
     };
   });
 
-/** Claims, and settles at once what was claimed, as far as there are outcomes: so that a play gets somewhere. */
+function settlesOnly(settlings: readonly Settling[]): Pick<Action, "act" | "expected"> {
+  return {
+    act: async (ledger) => shownResults(await ledger.jobs.settle(settlings.map(settlementOf))),
+    expected: (model) => model.settle(settlings),
+  };
+}
+
+/** Which jobs are claimed with it depends on the way that each run takes; the model knows which may be. */
+function settlesAndClaims(
+  settlings: readonly Settling[],
+  { types, ...claim }: ClaimGiven,
+  memory: Memory,
+): Pick<Action, "act" | "expected"> {
+  const given = { ...claim, types: types ?? jobTypes, leaseSeconds: 3600 };
+  let jobIds: readonly string[] = [];
+  return {
+    act: async (ledger) => {
+      const { results, claimed: jobs } = await ledger.jobs.settleAndClaim(settlings.map(settlementOf), given);
+      memory.leases.push(...jobs.map(({ lease }) => lease));
+      jobIds = jobs.map(({ lease }) => lease.jobId);
+      return { results: shownResults(results), ...(await shownClaims(ledger, jobs)) };
+    },
+    expected: (model) => {
+      const results = model.settle(settlings);
+      const jobs = model.claimAmong(jobIds, given.workerId, given.limit, given.types);
+      return { results, claimed: jobs, outputs: model.prerequisiteOutputs(jobs.map(({ lease }) => lease)) };
+    },
+  };
+}
+
+/**
+ * Claims, settles at once what was claimed, as far as there are outcomes, and perhaps claims what that releases: so that
+ * a play gets somewhere.
+ */
 const work = fc
-  .record({ given: anyClaim, outcomes: fc.array(plainOutcome, { minLength: 1, maxLength: 6, size: "max" }) })
-  .map(({ given, outcomes }): Operation => {
-    const text = `${describedClaim(given)} and settles ${outcomes.map(described).join(", ")}`;
+  .record({
+    given: anyClaim,
+    outcomes: fc.array(plainOutcome, { minLength: 1, maxLength: 6, size: "max" }),
+    goesOn: fc.boolean(),
+  })
+  .map(({ given, outcomes, goesOn }): Operation => {
+    const also = goesOn ? ", and goes on" : "";
+    const text = `${describedClaim(given)} and settles ${outcomes.map(described).join(", ")}${also}`;
     const settlingsOf = (jobs: readonly Pick<ClaimedJob, "lease">[]) =>
       outcomes.flatMap((outcome, place) => {
         const lease = jobs[place]?.lease;
@@ -307,18 +348,22 @@ const work = fc
       });
     return {
       toString: () => text,
-      aim: (_, memory) => ({
-        text,
-        act: async (ledger) => {
-          const jobs = await claimed(ledger, given, memory);
-          const results = await ledger.jobs.settle(settlingsOf(jobs).map(settlementOf));
-          return { claimed: jobs.map(shownClaim), results: shownResults(results) };
-        },
-        expected: (model) => {
-          const jobs = model.claim(given.workerId, given.limit, given.types);
-          return { claimed: jobs, results: model.settle(settlingsOf(jobs)) };
-        },
-      }),
+      aim: (_, memory) => {
+        let settles: Pick<Action, "act" | "expected"> = settlesOnly([]);
+        return {
+          text,
+          act: async (ledger, db) => {
+            const jobs = await claimed(ledger, given, memory);
+            const settlings = settlingsOf(jobs);
+            settles = goesOn ? settlesAndClaims(settlings, given, memory) : settlesOnly(settlings);
+            return { claimed: jobs.map(shownClaim), settled: await settles.act(ledger, db) };
+          },
+          expected: (model, answer) => ({
+            claimed: model.claim(given.workerId, given.limit, given.types),
+            settled: settles.expected(model, answer),
+          }),
+        };
+      },
     };
   });
 
