@@ -32,6 +32,7 @@ export interface Maker {
 
 const ofSteps = ["job rows", "release lock shared", "step rows", "run rows"] as const;
 const ofCancel = ["job rows", "release lock exclusive", "step rows", "run rows"] as const;
+const settles = ["jobs.settle", "jobs.settleAndClaim"] as const;
 const resolving = ["apply_step_resolution", "expand_map_steps"] as const;
 
 export const makers = {
@@ -61,37 +62,43 @@ export const makers = {
   },
   handBack: { calls: ["jobs.handBack"], when: null, statements: ["hand_back_jobs"], locks: ["job rows"] },
   complete: {
-    calls: ["jobs.complete", "jobs.settle"],
+    calls: ["jobs.complete", ...settles],
     when: "of a job without a run",
     statements: ["complete_jobs", "settle_attempts", "settle_attempts_with_again"],
     locks: ["job rows"],
   },
   completeStep: {
-    calls: ["jobs.complete", "jobs.settle"],
+    calls: ["jobs.complete", ...settles],
     when: "of a step's job",
     statements: ["complete_step_jobs", "append_workflow_steps", ...resolving],
     locks: ofSteps,
   },
+  completeStepAndClaim: {
+    calls: ["jobs.settleAndClaim"],
+    when: "of a step's job, on the short way",
+    statements: ["complete_step_jobs_eagerly"],
+    locks: ofSteps,
+  },
   fail: {
-    calls: ["jobs.fail", "jobs.settle"],
+    calls: ["jobs.fail", ...settles],
     when: "with attempts left, or without a run",
     statements: ["settle_attempts", "settle_attempts_with_again"],
     locks: ["job rows"],
   },
   snooze: {
-    calls: ["jobs.snooze", "jobs.settle"],
+    calls: ["jobs.snooze", ...settles],
     when: null,
     statements: ["settle_attempts_with_again"],
     locks: ["job rows"],
   },
   continue: {
-    calls: ["jobs.continue", "jobs.settle"],
+    calls: ["jobs.continue", ...settles],
     when: null,
     statements: ["settle_attempts_with_again"],
     locks: ["job rows"],
   },
   failStep: {
-    calls: ["jobs.fail", "jobs.settle"],
+    calls: ["jobs.fail", ...settles],
     when: "of a step's last attempt",
     statements: resolving,
     locks: ofSteps,
@@ -199,6 +206,8 @@ export interface Transition<Status extends string = string> {
 const endings = ["completeStep", "failStep", "reapStep", "endChild", "completeGate", "expireGate"] as const;
 /** Whatever ends a step without success only. */
 const cancels = ["cancelRun", "passDeadline"] as const;
+/** What ends steps, and has no more to do than to release others. */
+const releasing = [...endings, "completeStepAndClaim"] as const;
 const gateEnds = ["completeGate", "expireGate"] as const;
 const copies = ["recover", "rerun"] as const;
 const starts = ["enqueueRun", "startChild", ...copies] as const;
@@ -210,8 +219,9 @@ const job: readonly Transition<JobStatus>[] = [
     from: null,
     to: "PENDING",
     why: "enqueued, or its step was released",
-    by: ["enqueue", "enqueueLive", "replay", ...starts, ...endings, "append", "retry"],
+    by: ["enqueue", "enqueueLive", "replay", ...starts, ...releasing, "append", "retry"],
   },
+  { from: null, to: "LEASED", why: "released to who ended the step before it", by: ["completeStepAndClaim"] },
   { from: "PENDING", to: "LEASED", why: "claimed", by: ["claim", "claimLimited"] },
   {
     from: "LEASED",
@@ -223,7 +233,7 @@ const job: readonly Transition<JobStatus>[] = [
     from: "LEASED",
     to: "SUCCEEDED",
     why: "the attempt succeeded",
-    by: ["complete", "completeStep", "continue", "startChild", "endChild"],
+    by: ["complete", "completeStep", "completeStepAndClaim", "continue", "startChild", "endChild"],
   },
   {
     from: "LEASED",
@@ -260,8 +270,8 @@ const step: readonly Transition<StepStatus>[] = [
   { from: null, to: "SUCCEEDED", why: "taken over, or an added map of no items", by: [...copies, ...additions] },
   { from: null, to: "FAILED", why: "taken over, or an added map of no array", by: ["rerun", ...additions] },
   { from: null, to: "CANCELED", why: "taken over, or added and unsatisfied", by: ["rerun", ...additions] },
-  { from: "BLOCKED", to: "ENQUEUED", why: "released", by: endings },
-  { from: "BLOCKED", to: "WAITING_FOR_EXTERNAL", why: "the gate opens", by: endings },
+  { from: "BLOCKED", to: "ENQUEUED", why: "released", by: releasing },
+  { from: "BLOCKED", to: "WAITING_FOR_EXTERNAL", why: "the gate opens", by: releasing },
   { from: "BLOCKED", to: "SUCCEEDED", why: "kept completion, or a map is collected", by: endings },
   { from: "BLOCKED", to: "FAILED", why: "kept completion, or a map of no array", by: endings },
   {
@@ -271,7 +281,7 @@ const step: readonly Transition<StepStatus>[] = [
     by: [...endings, ...cancels],
   },
   { from: "ENQUEUED", to: "RUNNING", why: "its child run starts", by: ["startChild"] },
-  { from: "ENQUEUED", to: "SUCCEEDED", why: "its job succeeded", by: ["completeStep"] },
+  { from: "ENQUEUED", to: "SUCCEEDED", why: "its job succeeded", by: ["completeStep", "completeStepAndClaim"] },
   { from: "ENQUEUED", to: "FAILED", why: "its job was dead-lettered", by: ["failStep", "reapStep"] },
   { from: "ENQUEUED", to: "CANCELED", why: "run cancelled", by: cancels },
   { from: "RUNNING", to: "SUCCEEDED", why: "its child run succeeded", by: ["endChild", "completeStep"] },
@@ -301,14 +311,14 @@ const step: readonly Transition<StepStatus>[] = [
 const run: readonly Transition<RunStatus>[] = [
   { from: null, to: "RUNNING", why: "created", by: starts },
   { from: null, to: "WAITING_FOR_EXTERNAL", why: "created with open gates only", by: starts },
-  { from: "RUNNING", to: "WAITING_FOR_EXTERNAL", why: "only open gates are left", by: endings },
+  { from: "RUNNING", to: "WAITING_FOR_EXTERNAL", why: "only open gates are left", by: releasing },
   {
     from: "RUNNING",
     to: "SUCCEEDED",
     why: "all steps succeeded",
-    by: ["completeStep", "endChild", ...gateEnds],
+    by: ["completeStep", "completeStepAndClaim", "endChild", ...gateEnds],
   },
-  { from: "RUNNING", to: "COMPLETED_WITH_ERRORS", why: "all ended, not all well", by: endings },
+  { from: "RUNNING", to: "COMPLETED_WITH_ERRORS", why: "all ended, not all well", by: releasing },
   { from: "RUNNING", to: "CANCELED", why: "cancelled", by: cancels },
   { from: "WAITING_FOR_EXTERNAL", to: "RUNNING", why: "a step was added", by: ["append"] },
   { from: "WAITING_FOR_EXTERNAL", to: "SUCCEEDED", why: "all steps succeeded", by: gateEnds },

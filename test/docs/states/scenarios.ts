@@ -1,10 +1,12 @@
 /** Everything that a caller can do to jobs, steps and runs, each in every situation that makes a difference. */
 import {
   type AdditionSpec,
+  type ClaimedJob,
   defineJob,
   defineSchedule,
   defineWorkflow,
   type Ledger,
+  type StepSettlement,
   WorkflowAddition,
 } from "../../../src/index.ts";
 import { type TerminalStatus, terminalOutcomes } from "../../../src/steps/resolve.ts";
@@ -206,13 +208,47 @@ async function playBatches(stage: Stage): Promise<void> {
     for (const keys of ["job_idempotency_keys", "workflow_idempotency_keys"])
       await database.pool.query(`update runledger.${keys} set expires_at = now() where key = 'expiring'`);
   }
+  const claim = { workerId: "w", limit: 10, types: ["none"] };
+  for (const settle of [
+    (settlements: readonly StepSettlement[]) => ledger.jobs.settle(settlements),
+    (settlements: readonly StepSettlement[]) => ledger.jobs.settleAndClaim(settlements, claim),
+  ]) {
+    await playBatch(stage, settle);
+    await playMixedBatch(stage, settle);
+  }
+  await playEagerClaims(stage);
+}
+
+/** Steps that go the short way, each with a claim of what it releases. */
+async function playEagerClaims(stage: Stage): Promise<void> {
+  for (const steps of [
+    { a: [], b: ["a"], c: ["a"] },
+    { a: [], b: ["a"] },
+    { a: [], b: ["a"], gate: ["b"] },
+    { bad: [], a: ["bad?"], b: ["a"] },
+  ]) {
+    const run = await stage.start(steps);
+    if ("bad" in steps) await run.fail("bad");
+    const claim = { workerId: "w", limit: 10, types: [`${run.type}.b`] };
+    let next: Pick<ClaimedJob, "lease">[] = [await run.claim("a")];
+    while (next.length > 0) {
+      const settlements = next.map(({ lease }) => ({ lease, success: {} }));
+      next = [...(await stage.ledger.jobs.settleAndClaim(settlements, claim)).claimed];
+    }
+  }
+}
+
+type Settle = (settlements: readonly StepSettlement[]) => Promise<unknown>;
+
+async function playBatch(stage: Stage, settle: Settle): Promise<void> {
+  const { ledger } = stage;
   const types = ["batch-1", "batch-2", "batch-3"];
   await ledger.jobs.enqueueMany(types.map((type) => ({ type, payload: {} })));
   const [won, lost, again] = await ledger.jobs.claim({ workerId: "w", limit: 3, types });
   const run = await stage.start({ a: [], b: [], c: [], d: ["c"] });
   const [a, b, c] = await run.claimAll("a", "b", "c");
   if (won === undefined || lost === undefined || again === undefined) throw new Error("the jobs are not there");
-  await ledger.jobs.settle([
+  await settle([
     { lease: won.lease, success: {} },
     { lease: lost.lease, failure },
     { lease: again.lease, failure: { ...failure, kind: "RETRYABLE" } },
@@ -220,19 +256,19 @@ async function playBatches(stage: Stage): Promise<void> {
     { lease: b.lease, failure },
   ]);
   await ledger.jobs.complete(c.lease, {}, async () => {});
-  await playMixedBatch(stage);
 }
 
 /** All outcomes of jobs without a run in one statement. */
-async function playMixedBatch({ ledger }: Stage): Promise<void> {
-  const types = ["mixed-1", "mixed-2", "mixed-3"];
+async function playMixedBatch({ ledger }: Stage, settle: Settle): Promise<void> {
+  const types = ["mixed-1", "mixed-2", "mixed-3", "mixed-4"];
   await ledger.jobs.enqueueMany(types.map((type) => ({ type, payload: {} })));
-  const [won, lost, snoozed] = await ledger.jobs.claim({ workerId: "w", limit: 3, types });
-  if (won === undefined || lost === undefined || snoozed === undefined) throw new Error("the jobs are not there");
-  await ledger.jobs.settle([
+  const [won, lost, snoozed, continued] = await ledger.jobs.claim({ workerId: "w", limit: 4, types });
+  if (!won || !lost || !snoozed || !continued) throw new Error("the jobs are not there");
+  await settle([
     { lease: won.lease, success: {} },
     { lease: lost.lease, failure },
     { lease: snoozed.lease, snooze: { until: "2999-01-01T00:00:00Z" } },
+    { lease: continued.lease, continuation: { delaySeconds: 3600 } },
   ]);
 }
 
