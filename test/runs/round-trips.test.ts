@@ -163,6 +163,21 @@ const table: readonly [what: string, prepare: () => Promise<Call> | Call, alone:
     5,
   ],
   [
+    "settle a batch of successes in ten runs, and claim what they release",
+    async () => {
+      const runs = await Promise.all(Array.from({ length: 10 }, () => started({ a: [], b: ["a"] })));
+      const jobs = await Promise.all(runs.map((run) => run.claim("a")));
+      const claim = { workerId: "w", limit: 10, types: runs.map(({ type }) => `${type}.b`) };
+      return (l) =>
+        l.jobs.settleAndClaim(
+          jobs.map(({ lease }) => ({ lease, success: {} })),
+          claim,
+        );
+    },
+    1,
+    5,
+  ],
+  [
     "settle a batch of both in ten runs",
     async () => {
       const jobs = await Promise.all(Array.from({ length: 10 }, () => leaseIn({ a: [], b: ["a"] })));
