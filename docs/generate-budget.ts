@@ -20,6 +20,8 @@ const units: Readonly<Record<keyof typeof budget, string>> = {
   "from enqueue to ledger, 500 bytes of payload": "job with 500 bytes of payload, from enqueue to ledger, in batches",
   heartbeat: "heartbeat, in batches of 500",
   "runs of 5 steps in a chain": "step of a chain of 5, enqueue to ledger, 500 runs at once",
+  "runs of 5 steps in a chain, each claimed with the end of the one before":
+    "the same, each step claimed with the end of the one before",
   "runs of 1 step, 1000 after it, 1 after those": "step of a fan-out 1 → 1000 → 1, enqueue to ledger",
 };
 

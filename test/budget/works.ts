@@ -1,5 +1,12 @@
 /** What is counted: each work does so many units, by the calls that a worker makes, in batches of the same size. */
-import { type GraphSpec, type Lease, type Ledger, type StepRef, WorkflowBuilder } from "../../src/index.ts";
+import {
+  type ClaimedJob,
+  type GraphSpec,
+  type Lease,
+  type Ledger,
+  type StepRef,
+  WorkflowBuilder,
+} from "../../src/index.ts";
 import type { Calls } from "./count.ts";
 
 export interface Work {
@@ -65,6 +72,19 @@ export const works = {
       const requests = Array.from({ length: BATCH }, () => ({ graph: chain() }));
       await calls("runs.enqueueMany of 500", () => ledger.runs.enqueueMany(requests));
       await drain(ledger, calls, ["step"], BATCH);
+    },
+  },
+  "runs of 5 steps in a chain, each claimed with the end of the one before": {
+    units: BATCH * STEPS,
+    run: async (ledger, calls) => {
+      const requests = Array.from({ length: BATCH }, () => ({ graph: chain() }));
+      await calls("runs.enqueueMany of 500", () => ledger.runs.enqueueMany(requests));
+      const claim = { workerId, limit: BATCH, types: ["step"] };
+      let jobs: readonly ClaimedJob[] = await calls("claim", () => ledger.jobs.claim(claim));
+      while (jobs.length > 0) {
+        const settlements = jobs.map(({ lease }) => ({ lease, success: {} }));
+        jobs = (await calls("settleAndClaim", () => ledger.jobs.settleAndClaim(settlements, claim))).claimed;
+      }
     },
   },
   "runs of 1 step, 1000 after it, 1 after those": {
