@@ -10,7 +10,6 @@ import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
 import { type ClaimOptions, validClaim } from "./claim.ts";
 import { claimedColumns } from "./claimed.ts";
-import { resolved } from "./defaults.ts";
 import { type ReleasedRow, releasedColumns, releasedRows } from "./insertion.ts";
 import { claimParameters, leaseEnd, nextInLanes, startable, withLanes } from "./lanes.ts";
 import { anyWakeDue } from "./limit-wakes.ts";
@@ -37,19 +36,15 @@ export const eagerParameters = { ...claimParameters, types: "text[]" } as const;
 type EagerPlaceholders = Placeholders<typeof eagerParameters>;
 
 type WithReleased = LedgerTables & { released: ReleasedRow };
-type EagerRow = { job_id: string | null };
-type WithEager = { eager: EagerRow; others: { due: boolean } };
-
 /**
- * Adds the CTEs `others`, whether jobs are due that a claim would take first, and `eager`, those of `released` that are
- * leased: none while there are others, so that claims keep their order and nobody waits behind a chain without end, and
- * none with a limit, which only who holds its key may start.
+ * Inserts the jobs of the CTE `released`, some of them leased: none while `others` are due that a claim would take first,
+ * so that claims keep their order and nobody waits behind a chain without end, and none with a limit, which only who holds
+ * its key may start.
+ *
+ * They are numbered, not joined with a list of those that are leased: the planner takes such lists for short, and would
+ * compare each with each.
  */
-export function withEager<DB extends WithReleased>(
-  db: QueryCreator<DB>,
-  p: EagerPlaceholders,
-): QueryCreator<DB & WithEager>;
-export function withEager(db: QueryCreator<WithReleased>, p: EagerPlaceholders) {
+export function insertReleasedEagerly(db: QueryCreator<WithReleased>, p: EagerPlaceholders, schema: string) {
   return withLanes(
     db.with("wanted", (qb) =>
       qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type")),
@@ -63,46 +58,40 @@ export function withEager(db: QueryCreator<WithReleased>, p: EagerPlaceholders) 
         return qb.selectNoFrom(sql<boolean>`exists (${next}) or ${anyWakeDue(qb)}`.as("due"));
       },
     )
-    .with(
-      (cte) => cte("eager").materialized(),
-      (qb) =>
-        qb
-          .selectFrom("released as r")
-          .innerJoin("wanted as w", "w.type", "r.job_type")
-          .leftJoin("job_definitions as d", "d.type", "r.job_type")
-          .where(startable)
-          .where("r.limit_key", "is", null)
-          .where(sql<boolean>`coalesce(r.delay_seconds, 0) = 0`)
-          .where(sql<boolean>`not (select o.due from others as o)`)
-          .select("r.job_id")
-          .orderBy(resolved("r", "d", "priority"), "desc")
-          .orderBy("r.job_id")
-          .limit(unseen(p.limit)),
+    .with("eligible", (qb) => releasedRows(qb).select(isEligible.as("may_be_leased")))
+    .with("placed", (qb) => {
+      const place = sql`row_number() over (partition by e.may_be_leased order by e.priority desc, e.id)`;
+      return qb
+        .selectFrom("eligible as e")
+        .selectAll("e")
+        .select(sql<boolean>`e.may_be_leased and ${place} <= ${unseen(p.limit)}`.as("is_leased"));
+    })
+    .with("inserted", (qb) =>
+      qb
+        .insertInto("job_queue")
+        .columns([...releasedColumns, "status", "attempt", "worker_id", "leased_at", "lease_expires_at"])
+        .expression((eb) =>
+          eb
+            .selectFrom("placed as r")
+            .select([
+              ...releasedColumns.map((column) => `r.${column}` as const),
+              sql<JobStatus>`(case when r.is_leased then 'LEASED' else 'PENDING' end)::${sql.id(schema, "job_status")}`.as(
+                "status",
+              ),
+              sql<number>`case when r.is_leased then 1 else 0 end`.as("attempt"),
+              ifLeased(p.workerId).as("worker_id"),
+              ifLeased(sql<Date>`clock_timestamp()`).as("leased_at"),
+              ifLeased(leaseEnd(p)).as("lease_expires_at"),
+            ]),
+        )
+        .returning([...claimedColumns, "status"]),
     );
 }
 
-/** Inserts the jobs of the CTE `released`, those of `eager` as leased. */
-export function insertReleasedEagerly(
-  qb: QueryCreator<WithReleased & WithEager>,
-  p: EagerPlaceholders,
-  schema: string,
-) {
-  const ifEager = <T>(value: RawBuilder<T>) => sql<T | null>`case when e.job_id is not null then ${value} end`;
-  return qb
-    .insertInto("job_queue")
-    .columns([...releasedColumns, "status", "attempt", "worker_id", "leased_at", "lease_expires_at"])
-    .expression(
-      releasedRows(qb)
-        .leftJoin(sql<EagerRow>`eager`.as("e"), (join) => join.onRef("e.job_id", "=", "released.job_id"))
-        .select([
-          sql<JobStatus>`(case when e.job_id is null then 'PENDING' else 'LEASED' end)::${sql.id(schema, "job_status")}`.as(
-            "status",
-          ),
-          sql<number>`case when e.job_id is null then 0 else 1 end`.as("attempt"),
-          ifEager(p.workerId).as("worker_id"),
-          ifEager(sql<Date>`clock_timestamp()`).as("leased_at"),
-          ifEager(leaseEnd(p)).as("lease_expires_at"),
-        ]),
-    )
-    .returning([...claimedColumns, "status"]);
+/** A row of `released` that could be leased, with its definition `d`. */
+const isEligible = sql<boolean>`released.job_type in (select w.type from wanted as w) and ${startable}
+  and released.limit_key is null and coalesce(released.delay_seconds, 0) = 0 and not (select o.due from others as o)`;
+
+function ifLeased<T>(value: RawBuilder<T>) {
+  return sql<T | null>`case when r.is_leased then ${value} end`;
 }

@@ -212,17 +212,17 @@ export function releasedRows(qb: QueryCreator<LedgerTables & { released: Release
     .selectFrom("released")
     .leftJoin("job_definitions as d", "d.type", "released.job_type")
     .select([
-      "released.job_id",
+      "released.job_id as id",
       "released.run_number",
-      "released.job_type",
+      "released.job_type as type",
       "released.payload",
       resolved("released", "d", "priority").as("priority"),
       resolved("released", "d", "max_attempts").as("max_attempts"),
       resolved("released", "d", "timeout_seconds").as("timeout_seconds"),
       sql<Date>`now() + make_interval(secs => coalesce(released.delay_seconds, 0))`.as("run_at"),
       "released.organization_id",
-      "released.run_id",
-      "released.step_id",
+      "released.run_id as workflow_run_id",
+      "released.step_id as workflow_step_id",
       ...limitColumns.map((column) => `released.${column}` as const),
     ]);
 }

@@ -9,7 +9,7 @@ import type { Executor } from "../database/executor.ts";
 import { sparse } from "../database/parameters.ts";
 import { writing } from "../database/statement.ts";
 import { type ClaimedJob, claimedJobs, inClaimOrder, isClaimed } from "../jobs/claimed.ts";
-import { type EagerClaim, eagerParameters, insertReleasedEagerly, withEager } from "../jobs/eager.ts";
+import { type EagerClaim, eagerParameters, insertReleasedEagerly } from "../jobs/eager.ts";
 import { insertReleased } from "../jobs/insertion.ts";
 import { leaseArguments, leaseKey } from "../jobs/lease.ts";
 import type { PreparedOutcome } from "../jobs/outcome.ts";
@@ -107,8 +107,7 @@ const completeEagerly = writing(
   { ...advanceParameters, ...eagerParameters },
   (db, p, schema) => {
     const left = sql`select from inserted where status = 'PENDING'`;
-    return withEager(advanced(db, p, schema), p)
-      .with("inserted", (qb) => insertReleasedEagerly(qb, p, schema))
+    return insertReleasedEagerly(advanced(db, p, schema), p, schema)
       .with("announced", (qb) => announced(qb, p, schema, left))
       .selectFrom("announced")
       .leftJoin("inserted as i", (join) => join.on("i.status", "=", "LEASED"))
