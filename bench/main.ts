@@ -4,10 +4,10 @@
  *   npm run bench:install            the other systems, and the Node they need, into bench/node_modules
  *   npm run bench -- --quick         about a minute, small, fewer works: to see where things stand
  *   npm run bench -- --smoke         tiny: does everything still work? Its figures mean nothing
- *   --only drain,latency             works whose ids begin so; --list names them
+ *   --only drain,latency             works with this id, else those whose ids begin so; --list names them
  *   --peers pg-boss,dbos             of the others only these; `--peers none`: only runledger and the floor
  *   --repetitions 3                  instead of those of the size
- *   --docs                           puts the table into docs/performance.md, or into the page of --page
+ *   --docs                           puts what was run into the table of docs/performance.md, or of the page of --page
  */
 import { parseArgs } from "node:util";
 import { startPostgres } from "../src/testing/index.ts";
@@ -35,9 +35,11 @@ const { values } = parseArgs({
 
 const size: SizeName = values.smoke ? "smoke" : values.quick ? "quick" : "full";
 const repetitions = Number(values.repetitions ?? sizes[size].repetitions);
-const chosen = works(sizes[size]).filter(({ id }) => {
+const all = works(sizes[size]);
+const chosen = all.filter(({ id }) => {
   const beginsSo = (prefix: string) => id.startsWith(prefix);
-  return values.only?.split(",").some(beginsSo) ?? !sizes[size].skip.some(beginsSo);
+  const isMeant = (name: string) => (all.some((work) => work.id === name) ? id === name : beginsSo(name));
+  return values.only?.split(",").some(isMeant) ?? !sizes[size].skip.some(beginsSo);
 });
 
 if (values.list) print(chosen.map(({ id, title }) => `${id.padEnd(24)} ${title}`).join("\n"));

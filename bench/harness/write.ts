@@ -1,8 +1,10 @@
 /** Where results go: a file each time, and the documentation when that is asked for. */
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { performancePage, writePart } from "../../docs/parts.ts";
+import { works } from "../works/all.ts";
 import { type Circumstances, type Conditions, type Line, markdown, measuredOn } from "./report.ts";
+import { sizes } from "./sizes.ts";
 
 const RESULTS = new URL("../results/", import.meta.url);
 
@@ -16,10 +18,19 @@ export async function writeResults(lines: readonly Line[], about: Conditions): P
   return fileURLToPath(file);
 }
 
-/** Puts the table between the markers of the page, and the figures behind it into `results/docs.json`. */
+/**
+ * Puts the table between the markers of the page, and the figures behind it into `results/docs.json`. Works that were not
+ * run this time keep their lines: what is compared is compared within a work.
+ */
 export async function writeDocs(page: string, lines: readonly Line[], about: Conditions): Promise<void> {
-  await writePart(page, "bench", markdown(lines, about));
-  await writeFile(new URL("docs.json", RESULTS), json(lines, about));
+  const file = new URL("docs.json", RESULTS);
+  const known: { readonly lines: readonly Line[] } = JSON.parse(await readFile(file, "utf8"));
+  const anew = new Set(lines.map(({ work }) => work));
+  const all = works(sizes.full).flatMap(({ id }) =>
+    (anew.has(id) ? lines : known.lines).filter(({ work }) => work === id),
+  );
+  await writePart(page, "bench", markdown(all, about));
+  await writeFile(file, json(all, about));
 }
 
 /**
