@@ -3,7 +3,6 @@
  * take them next. They are in the queue as LEASED from the start, which saves the claim and a version of each row.
  */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-
 import { type Placeholders, rowsOf, unseen } from "../database/parameters.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
@@ -36,6 +35,7 @@ export const eagerParameters = { ...claimParameters, types: "text[]" } as const;
 type EagerPlaceholders = Placeholders<typeof eagerParameters>;
 
 type WithReleased = LedgerTables & { released: ReleasedRow };
+
 /**
  * Inserts the jobs of the CTE `released`, some of them leased: none while `others` are due that a claim would take first,
  * so that claims keep their order and nobody waits behind a chain without end, and none with a limit, which only who holds

@@ -112,8 +112,9 @@ export class Claims {
     const take = async (claimed: readonly ClaimedJob[]) => {
       try {
         if (claimed.length > 0) await this.take(claimed, leaseEndsAt);
-      } catch {
-        // They are kept for the next turn of the claims, which meets the same error if it lasts.
+      } catch (error) {
+        this.#host.emit({ type: "error", during: "claim", error, fatal: false });
+        // They are kept for the next turn of the claims.
         this.#host.onReleased();
       } finally {
         room.free();
