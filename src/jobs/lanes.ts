@@ -9,7 +9,7 @@ export type ClaimPlaceholders = Placeholders<typeof claimParameters>;
 
 export type WithWanted = LedgerTables & { wanted: { type: string | null } };
 export type WithLanes = WithWanted & { lane: LaneRow };
-interface LaneRow {
+export interface LaneRow {
   readonly type: string | null;
   readonly priority: number | null;
 }

@@ -4,13 +4,13 @@ import type { JsonColumn } from "../database/column-types.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { limitColumns } from "../jobs/limits.ts";
 
-interface ChangeRow {
+export interface ChangeRow {
   readonly run_id: string;
   readonly step_id: string;
   readonly status: string;
 }
 
-interface CountedRow {
+export interface CountedRow {
   readonly id: string;
   readonly ended_at: Date | string | null;
   readonly parent_run_id: string | null;

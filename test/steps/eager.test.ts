@@ -99,7 +99,7 @@ test("a released job is claimed as it would be by a claim, in one statement", as
 async function rowOf({ lease }: ClaimedJob): Promise<unknown> {
   const { rows } = await database.pool.query(
     `select to_jsonb(q) - '{id,type,workflow_run_id,workflow_step_id,run_at,enqueued_at,leased_at,lease_expires_at}'::text[]
-       || jsonb_build_object('lease', q.lease_expires_at - q.leased_at, 'order', q.enqueued_at <= q.leased_at) as row
+       || jsonb_build_object('lease', round(extract(epoch from q.lease_expires_at - q.leased_at)), 'order', q.enqueued_at <= q.leased_at) as row
      from runledger.job_queue as q where id = $1`,
     [lease.jobId],
   );
