@@ -3,14 +3,14 @@
  * take them next. They are in the queue as LEASED from the start, which saves the claim and a version of each row.
  */
 import { type QueryCreator, type RawBuilder, sql } from "kysely";
-import { type Placeholders, rowsOf, unseen } from "../database/parameters.ts";
+import { type Placeholders, unseen } from "../database/parameters.ts";
 import type { JobStatus } from "../database/statuses.ts";
 import type { LedgerTables } from "../database/tables.ts";
 import { LedgerError } from "../errors.ts";
 import { type ClaimOptions, validClaim } from "./claim.ts";
 import { claimedColumns } from "./claimed.ts";
 import { type ReleasedRow, releasedColumns, releasedRows } from "./insertion.ts";
-import { claimParameters, leaseEnd, nextInLanes, startable, withLanes } from "./lanes.ts";
+import { claimParameters, givenTypes, leaseEnd, nextInLanes, startable, withLanes } from "./lanes.ts";
 import { anyWakeDue } from "./limit-wakes.ts";
 import type { ClaimRequest } from "./limited-claim.ts";
 
@@ -45,11 +45,7 @@ type WithReleased = LedgerTables & { released: ReleasedRow };
  * compare each with each.
  */
 export function insertReleasedEagerly(db: QueryCreator<WithReleased>, p: EagerPlaceholders, schema: string) {
-  return withLanes(
-    db.with("wanted", (qb) =>
-      qb.selectFrom(rowsOf("given", { type: p.types })).select(sql<string | null>`given.type`.as("type")),
-    ),
-  )
+  return withLanes(db.with("wanted", (qb) => givenTypes(qb, p.types)))
     .with("look", (qb) => qb.selectFrom("wanted").select("wanted.type"))
     .with(
       (cte) => cte("others").materialized(),

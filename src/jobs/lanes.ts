@@ -19,9 +19,11 @@ interface QuotaRow extends LaneRow {
 
 /** Starts a claim of the given types with the CTE `wanted`. */
 export function withGivenTypes(db: QueryCreator<LedgerTables>, types: RawBuilder<readonly string[]>) {
-  return db.withRecursive("wanted(type)", (qb) =>
-    qb.selectFrom(rowsOf("given", { type: types })).select(sql<string | null>`given.type`.as("type")),
-  );
+  return db.withRecursive("wanted(type)", (qb) => givenTypes(qb, types));
+}
+
+export function givenTypes(qb: QueryCreator<LedgerTables>, types: RawBuilder<readonly string[]>) {
+  return qb.selectFrom(rowsOf("given", { type: types })).select(sql<string | null>`given.type`.as("type"));
 }
 
 /** The same with the types that have pending jobs, each found by one descent of the index from the one before. */

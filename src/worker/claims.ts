@@ -22,7 +22,7 @@ interface Claim {
 }
 
 /** A claim that goes with settlements, of jobs that they release. */
-export interface EagerClaim {
+export interface ReservedClaim {
   readonly options: EagerClaimOptions;
   /** Takes on what came of it. Never rejects. */
   take(jobs: readonly ClaimedJob[]): Promise<void>;
@@ -104,7 +104,7 @@ export class Claims {
   }
 
   /** A claim of at most so many jobs, if there is room for any. Its room is kept until `take`. */
-  eager(jobs: number): EagerClaim | undefined {
+  eager(jobs: number): ReservedClaim | undefined {
     const limit = Math.min(jobs, this.#slots.room(), this.#settings.batchSize);
     if (limit < 1) return undefined;
     const leaseEndsAt = this.#leaseEnd();

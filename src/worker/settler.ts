@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { isLedgerError, type Ledger, type LedgerError, type SettleResult } from "../index.ts";
 import type { Attempt, Outcome } from "./attempt.ts";
-import type { EagerClaim } from "./claims.ts";
+import type { ReservedClaim } from "./claims.ts";
 import { fateOf } from "./confirm.ts";
 import type { Emit } from "./events.ts";
 import { isTransient, isUnreachable, mayPass, retryDelayMs } from "./transient.ts";
@@ -15,7 +15,7 @@ export interface SettlerOptions {
   /** A success may have made other jobs runnable, or the job itself. */
   readonly onReleased: () => void;
   /** A claim of at most so many jobs, to go with settlements that may release some. Default: none does. */
-  readonly claim?: (jobs: number) => EagerClaim | undefined;
+  readonly claim?: (jobs: number) => ReservedClaim | undefined;
   readonly crash: (error: unknown) => void;
 }
 
