@@ -43,7 +43,8 @@ export interface SettledAndClaimed {
 
 /**
  * The same, and claims jobs of steps that are released on the short way, where no other job that the claim could take is
- * due. In a caller's transaction nothing is claimed: the caller may roll it back. No further round trips.
+ * due. In a caller's transaction nothing is claimed: the caller may roll it back. An error that concerns those that go
+ * another way is the answer of each of these, where something is claimed. No further round trips.
  */
 export async function settleOutcomesEagerly(
   executor: Executor,
@@ -99,7 +100,13 @@ async function settleApart(
   const heldBack = await settleSuccesses(executor, alone, results, eager);
   const ending = [...ends, ...together, ...heldBack];
   if (eager !== undefined && ending.length > 0) eager.more = true;
-  await settleEnding(executor, ending, results);
+  try {
+    await settleEnding(executor, ending, results);
+  } catch (error) {
+    // What is claimed by now is leased: it must not be lost with an error of the others.
+    if (eager === undefined || eager.claimed.length === 0 || !isLedgerError(error)) throw error;
+    for (const outcome of ending) if (!results.has(keyOf(outcome))) results.set(keyOf(outcome), { ok: false, error });
+  }
 }
 
 /**

@@ -12,6 +12,8 @@ import { expectInvariants } from "../invariants.ts";
 import { codeOf } from "../jobs/fixtures.ts";
 import { graphOf, ledgerOf } from "../runs/fixtures.ts";
 import { createTestDatabase } from "../support/database.ts";
+import { waitForBackend } from "../support/waiting.ts";
+import { outliveCuts } from "../worker/support.ts";
 
 const database = await createTestDatabase();
 const ledger = ledgerOf(database);
@@ -196,6 +198,34 @@ test("ends that do not go the short way claim nothing, and say that there may be
     claimed: [],
     more: true,
   });
+});
+
+test("what is claimed is answered, even if the database goes away before all is settled", async () => {
+  outliveCuts(database);
+  await ledger.runs.enqueue(graphOf("kept", { a: [], b: ["a"] }));
+  const { id: failing } = await ledger.runs.enqueue(graphOf("cut", { a: [], b: ["a?"] }));
+  const jobs = await ledger.jobs.claim({ workerId: "worker", limit: 2, types: ["kept.a", "cut.a"] });
+  const settlements = jobs.map(({ lease, type }) =>
+    type === "kept.a"
+      ? { lease, success: {} }
+      : { lease, failure: { kind: "TERMINAL", code: "broken", message: "" } as const },
+  );
+  const blocker = await database.pool.connect();
+  await blocker.query("begin");
+  await blocker.query("select from runledger.workflow_steps where run_id = $1 for update", [failing]);
+  const settling = ledger.jobs.settleAndClaim(settlements, { workerId: "worker", limit: 2, types: ["kept.b"] });
+  const { pid } = await waitForBackend({ client: database.pool });
+  await database.pool.query("select pg_terminate_backend($1)", [pid]);
+  const { results, claimed, more } = await settling;
+  await blocker.query("rollback");
+  blocker.release();
+
+  expect(keysOf(claimed)).toEqual(["b"]);
+  expect(more).toBe(true);
+  const [kept, cut] = jobs[0]?.type === "kept.a" ? results : [...results].reverse();
+  expect(kept).toMatchObject({ ok: true, status: "SUCCEEDED" });
+  expect(cut).toMatchObject({ ok: false, error: { category: "unavailable" } });
+  expect(await queued("cut")).toEqual({ a: "LEASED 1" });
 });
 
 test("in a caller's transaction nothing is claimed", async () => {
